@@ -15,7 +15,7 @@ use crate::POKY;
 use crate::fixture::{Fixture, NARROW_BUILD};
 
 /// The fixture, with the system for QEMU in its directory.
-fn guest(test: &str) -> Option<Fixture> {
+pub fn guest(test: &str) -> Option<Fixture> {
     let packages =
         std::env::var_os("BUILD_AGENT_TEST_GUEST").map_or_else(|| PathBuf::from("/"), PathBuf::from);
     let missing = [
@@ -55,7 +55,7 @@ fn system(fixture: &Fixture) -> PathBuf {
 }
 
 /// The words of `run` for a guest with these ptests.
-fn words(fixture: &Fixture, ptests: &str, more: &[&str]) -> Vec<String> {
+pub fn words(fixture: &Fixture, ptests: &str, more: &[&str]) -> Vec<String> {
     let conf =
         format!("{NARROW_BUILD}GUEST = \"{}\"\nGUEST_PTESTS = \"{ptests}\"\n", system(fixture).display());
     let mut words = vec!["run".to_owned(), "--set".into(), format!("config.local_conf={conf}")];
@@ -69,7 +69,7 @@ fn run(fixture: &Fixture, ptests: &str, more: &[&str]) -> build_agent_tests::Ran
 }
 
 /// The outcome and the reason of each test.
-fn tests(fixture: &Fixture) -> BTreeMap<String, (String, String)> {
+pub fn tests(fixture: &Fixture) -> BTreeMap<String, (String, String)> {
     let result = fixture.result();
     let units = result["units"].as_array().unwrap().iter().filter(|unit| unit["stage"] == "test");
     let cases = units.flat_map(|unit| unit["cases"].as_array().cloned().unwrap_or_default());
@@ -83,7 +83,7 @@ fn tests(fixture: &Fixture) -> BTreeMap<String, (String, String)> {
 }
 
 #[track_caller]
-fn assert_nothing_runs(fixture: &Fixture) {
+pub fn assert_nothing_runs(fixture: &Fixture) {
     let left = survivors(fixture.directory.path());
     assert!(left.is_empty(), "{left:?}");
 }
@@ -148,7 +148,7 @@ fn a_ptest_that_breaks_the_guest_does_not_take_the_others_with_it() {
 }
 
 /// A running system that answers ssh.
-struct Device(Child);
+pub struct Device(Child);
 
 impl Drop for Device {
     fn drop(&mut self) {
@@ -157,7 +157,7 @@ impl Drop for Device {
     }
 }
 
-fn device(fixture: &Fixture, ptests: &str) -> (Device, u16) {
+pub fn device(fixture: &Fixture, ptests: &str) -> (Device, u16) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let system = system(fixture);
     let mut qemu = Command::new("/usr/bin/qemu-system-x86_64");

@@ -267,7 +267,7 @@ impl Setup {
             timeout,
             guest_memory,
             exports,
-            built_in: &configured.build.join("tmp"),
+            built_in: &configured.build,
         })?;
         let layers: Vec<_> = configured.layers.iter().cloned().chain([layer.path().to_owned()]).collect();
         let dir = settings.paths.test();

@@ -40,7 +40,18 @@ pub fn unpack(archive: &Path, into: &Path, user: Option<&User>) -> Result<(), St
         Some(user) => Credentials::of(user.uid, user.gid).act(work),
         None => work(),
     };
-    done.map_err(|error| error.to_string())
+    done.map_err(|error| whole_message(&error))
+}
+
+/// The error with all of its causes: `tar` names only the file in the first.
+fn whole_message(error: &io::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
 }
 
 fn decompressed(mut file: impl Read + 'static) -> io::Result<Box<dyn Read>> {
@@ -74,7 +85,9 @@ fn extract(from: impl Read, into: &Path) -> io::Result<()> {
         }
         use tar::EntryType as Kind;
         match entry.header().entry_type() {
-            Kind::Regular | Kind::Continuous | Kind::Directory | Kind::Symlink | Kind::Link => {}
+            // Files make their directories. Those of an immutable checkout would let nothing in.
+            Kind::Directory => continue,
+            Kind::Regular | Kind::Continuous | Kind::Symlink | Kind::Link => {}
             _ => return Err(refused("is neither a file nor a directory nor a link")),
         }
         entry.set_preserve_mtime(false);
@@ -147,6 +160,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::test_attempt::other_user;
     use crate::test_user::user_directory;
 
     fn header(kind: tar::EntryType, size: u64) -> tar::Header {
@@ -160,6 +174,9 @@ mod tests {
     /// An archive with these files.
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
+        let mut locked = header(tar::EntryType::Directory, 0);
+        locked.set_mode(0o555);
+        archive.append_data(&mut locked, "lib", &[][..]).unwrap();
         for (path, text) in files {
             let mut header = header(tar::EntryType::Regular, text.len() as u64);
             archive.append_data(&mut header, path, text.as_bytes()).unwrap();
@@ -195,10 +212,14 @@ mod tests {
             let plain = archive(&files);
             for bytes in [plain.clone(), gzip(&plain), zstd::encode_all(&plain[..], 1).unwrap()] {
                 let place = tempfile::tempdir().unwrap();
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+                fs_err::set_permissions(place.path(), mode).unwrap();
                 let (file, into) = (place.path().join("export"), place.path().join("into"));
                 fs_err::write(&file, bytes).unwrap();
-                user_directory(&into, None).unwrap();
-                unpack(&file, &into, None).unwrap();
+                // Root could write into a directory without the right to.
+                let user = other_user().flatten();
+                user_directory(&into, user.as_ref()).unwrap();
+                unpack(&file, &into, user.as_ref()).unwrap();
                 let export = inspect(&into).unwrap();
                 assert_eq!((export.image.as_str(), export.machine.as_str()), ("img", "qemux86-64"));
                 assert_eq!(export.modules, ["ping", "ssh"]);

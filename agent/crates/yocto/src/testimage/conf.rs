@@ -69,7 +69,7 @@ pub struct TestConf<'a> {
     pub guest_memory: u64,
     /// Whether the tests are exported and run without BitBake.
     pub exports: bool,
-    /// The `TMPDIR` of the job's build, whose images run on the system that answers ssh.
+    /// The build directory of the job. Its images run on the system that answers ssh.
     pub built_in: &'a Path,
 }
 
@@ -129,12 +129,12 @@ pub fn lines(conf: &TestConf) -> Result<String> {
         Target::Ssh(SshTarget { host, port, server }) => {
             let _ = write!(
                 text,
-                "# What runs there is an image of the job's build.\n\
-                 TMPDIR ?= \"{tmpdir}\"\n\
+                "# What runs there is an image of the job's build: its TMPDIR, wherever the manifest puts it.\n\
+                 TMPDIR := \"${{@d.getVar('TMPDIR').replace(d.getVar('TOPDIR'), '{build}', 1)}}\"\n\
                  TEST_TARGET = \"simpleremote\"\n\
                  TEST_TARGET_IP = \"{host}:{port}\"\n\
                  TEST_SERVER_IP = \"{server}\"\n",
-                tmpdir = plain_path(conf.built_in)?,
+                build = plain_path(conf.built_in)?,
             );
         }
     }
@@ -179,7 +179,7 @@ mod tests {
             timeout: Duration::from_secs(1800),
             guest_memory: 1024,
             exports: false,
-            built_in: Path::new("/w/build/tmp"),
+            built_in: Path::new("/w/build"),
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
         has(
             &text,
             &[
-                "TMPDIR ?= \"/w/build/tmp\"",
+                "TMPDIR := \"${@d.getVar('TMPDIR').replace(d.getVar('TOPDIR'), '/w/build', 1)}\"",
                 "TEST_TARGET = \"simpleremote\"",
                 "TEST_TARGET_IP = \"board.lab:2222\"",
                 "TEST_SERVER_IP = \"10.1.2.3\"",
