@@ -89,6 +89,13 @@ class Deployment(Moto):
         network = self.outputs["ci_network"]
         self.assertEqual({it["SubnetId"] for it in targets}, {network["PrivateSubnet1"], network["PrivateSubnet2"]})
 
+    def test_a_passed_build_starts_the_state_machine_of_devices(self):
+        [target] = self.client("events").list_targets_by_rule(Rule="build-agent-meta-example-device")["Targets"]
+        self.assertEqual(target["Arn"], self.outputs["device_tests"]["Machine"])
+        machine = self.client("stepfunctions").describe_state_machine(stateMachineArn=target["Arn"])
+        self.assertEqual(machine["type"], "STANDARD", "an express one ends after five minutes")
+        self.client("iam").get_policy(PolicyArn=self.outputs["lab"]["LabPolicy"])
+
     def test_the_image(self):
         [repository] = self.client("ecr").describe_repositories()["repositories"]
         self.assertEqual(repository["repositoryName"], "build-agent-image")

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::config::{
-    AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceWait, Ptest, Repo, RepoSource,
-    Settings, Wanted,
+    AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest, Repo,
+    RepoSource, Settings, Wanted,
 };
 use crate::job;
 use agent_types::error::Result;
@@ -173,6 +173,24 @@ fn tests(settings: &Settings) -> String {
     images.chain(ptests).chain(device).collect::<Vec<_>>().join(", ")
 }
 
+fn device_json(device: &DeviceTests) -> serde_json::Value {
+    let tests: Vec<String> = device.tests.iter().map(ToString::to_string).collect();
+    let (how, why) = match &device.route {
+        DeviceRoute::Guest => ("guest", None),
+        DeviceRoute::Submit => ("submit", None),
+        DeviceRoute::Publish => ("publish", None),
+        DeviceRoute::Closed(why) => ("none", Some(why)),
+    };
+    json!({
+        "pool": device.pool,
+        "image": device.image,
+        "machine": device.machine,
+        "tests": tests,
+        "how": how,
+        "why": why,
+    })
+}
+
 fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
     let repos: Vec<_> = settings
         .repos
@@ -192,6 +210,7 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "cache": cache_json(&settings.cache),
         "stages": plan.stages,
         "hooks": hooks.collect::<Vec<_>>(),
+        "device": settings.device.as_ref().map(device_json),
         "places": { "work": settings.paths.work, "out": settings.paths.out },
         "notices": settings.notices,
     })

@@ -23,7 +23,7 @@ const LONGEST_COMMAND: usize = 4096;
 
 /// What follows the image's name in the names of its files.
 const IMAGE_FILES: &str =
-    "{wic,wic.gz,wic.bz2,wic.xz,wic.zst,wic.bmap,ext4,ext4.gz,ext4.zst,rootfs.ext4,qemuboot.conf}";
+    "{wic,wic.gz,wic.bz2,wic.xz,wic.zst,wic.bmap,ext4,ext4.gz,ext4.zst,cpio.gz,qemuboot.conf}";
 
 /// The kernels of all architectures, by the names of their links.
 const KERNELS: &str = "{bzImage,Image,Image.gz,zImage,uImage,fitImage,vmlinux}";
