@@ -64,6 +64,8 @@ struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, BTreeMap<u32, Vec<u8>>>,
     requests: Vec<(String, String)>,
+    /// Seconds by which the server's clock is wrong.
+    clock: i64,
 }
 
 type Judge = Box<dyn FnMut(u64, &S3Request) -> Fault + Send>;
@@ -132,6 +134,11 @@ impl FakeS3 {
     /// Writes an object, as if it had been written at that time.
     pub fn put_at(&self, key: &str, content: &[u8], written: SystemTime) {
         self.state().objects.insert(key.to_owned(), Object { tag: 0, written, content: content.to_vec() });
+    }
+
+    /// From now on the server's clock is wrong by so many seconds.
+    pub fn shift_clock(&self, seconds: i64) {
+        self.state().clock = seconds;
     }
 
     /// Deletes all objects and uploads.
@@ -280,7 +287,10 @@ fn decoded(text: &str) -> String {
 
 impl State {
     fn insert(&mut self, key: &str, tag: u64, content: Vec<u8>) {
-        self.objects.insert(key.to_owned(), Object { tag, written: SystemTime::now(), content });
+        let wrong = Duration::from_secs(self.clock.unsigned_abs());
+        let now = SystemTime::now();
+        let written = if self.clock < 0 { now - wrong } else { now + wrong };
+        self.objects.insert(key.to_owned(), Object { tag, written, content });
     }
 
     fn answer(&mut self, request: &S3Request, number: u64) -> Vec<u8> {

@@ -98,7 +98,7 @@ impl SeaweedFs {
 
     /// Status and body of a GET without a key.
     pub fn try_get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
-        request(self.s3, "GET", path)
+        request(self.s3, "GET", path, b"")
     }
 
     /// The keys of the bucket that begin with `prefix`; at most a thousand.
@@ -114,9 +114,16 @@ impl SeaweedFs {
     /// Deletes an object without the agent.
     pub fn delete(&self, bucket: &str, key: &str) {
         let path = format!("/buckets/{bucket}/{}", escaped(key));
-        let (status, _) = request(self.filer, "DELETE", &path).expect("the server answers");
+        let (status, _) = request(self.filer, "DELETE", &path, b"").expect("the server answers");
         assert!(matches!(status, 200..300), "{status}");
         assert_eq!(self.get(bucket, key), None);
+    }
+
+    /// Writes an object without the agent.
+    pub fn put(&self, bucket: &str, key: &str, content: &[u8]) {
+        let path = format!("/buckets/{bucket}/{}", escaped(key));
+        let (status, _) = request(self.filer, "PUT", &path, content).expect("the server answers");
+        assert!(matches!(status, 200..300), "{status}");
     }
 
     /// The object with this key, read without the agent.
@@ -174,10 +181,14 @@ fn spawn(weed: &Path, home: &Path) -> (Child, u16, u16) {
 }
 
 /// Status and body of a request without a key.
-fn request(port: u16, method: &str, path: &str) -> Option<(u16, Vec<u8>)> {
+fn request(port: u16, method: &str, path: &str, content: &[u8]) -> Option<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     // HTTP 1.0: the body ends with the connection.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
+    let length = content.len();
+    let head =
+        format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(content).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;

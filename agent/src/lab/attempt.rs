@@ -89,7 +89,7 @@ impl Place {
     /// # Errors
     /// If the lab host or the store fails before a request was claimed.
     pub async fn run(&self, newest: u64, candidates: Vec<Candidate>, claimed: Claimed) -> Result<DeviceUse> {
-        let Some(lease) = self.take(newest).await? else { return Ok(DeviceUse::Idle) };
+        let Some(lease) = self.take_unless_stopped(newest).await? else { return Ok(DeviceUse::Idle) };
         let used = self.run_under(&lease, candidates, claimed).await;
         lease.release().await;
         used
@@ -100,10 +100,15 @@ impl Place {
     /// # Errors
     /// If the lab host or the store fails.
     pub async fn check_health(&self, newest: u64) -> Result<DeviceUse> {
-        let Some(lease) = self.take(newest).await? else { return Ok(DeviceUse::Idle) };
+        let Some(lease) = self.take_unless_stopped(newest).await? else { return Ok(DeviceUse::Idle) };
         let used = self.check_health_under(&lease).await;
         lease.release().await;
         used
+    }
+
+    async fn take_unless_stopped(&self, newest: u64) -> Result<Option<Lease>> {
+        // A lease that was created and is not renewed ends.
+        self.interrupt.or(self.take(newest)).await.unwrap_or(Ok(None))
     }
 
     /// Takes the lease, and ends what a killed lab left running on the device.
@@ -161,10 +166,10 @@ impl Place {
                 started: SystemTime::now(),
             };
             lease.fence().check()?;
-            if !self.queue.claim(&request.id, attempt, &record).await? {
+            if !while_held(lease.fence(), self.queue.claim(&request.id, attempt, &record)).await? {
                 continue;
             }
-            if self.queue.verdict(&request.id).await?.is_some() {
+            if while_held(lease.fence(), self.queue.verdict(&request.id)).await?.is_some() {
                 return Ok(DeviceUse::Idle);
             }
             claimed(&request, attempt);
@@ -210,7 +215,7 @@ impl Place {
             return broken("the lab was stopped".into(), Cause::Stopped);
         }
         let stored = match &ended {
-            Ok(_) => job.store_reports().await,
+            Ok(_) => while_held(fence, job.store_reports()).await,
             Err(error) => Err(error.clone()),
         };
         let end = match (ended, stored) {
@@ -258,8 +263,7 @@ impl Place {
             result_sha256: end.result_sha256,
             time: SystemTime::now(),
         };
-        fence.check()?;
-        self.queue.decide(&request.id, &verdict).await
+        while_held(fence, self.queue.decide(&request.id, &verdict)).await
     }
 
     /// Interrupts the work when the lease is lost or the request is cancelled.
@@ -357,6 +361,15 @@ impl Place {
         if let Err(error) = health::clear(self.queue.store(), &self.device.name).await {
             tracing::warn!("cannot clear the failures of {}: {error}", self.device.name);
         }
+    }
+}
+
+/// Does the work as long as the lease is held.
+async fn while_held<T>(fence: &Fence, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = fence.lost() => fence.check().and_then(|()| Err(Error::internal("a lost lease holds"))),
+        done = work => done,
     }
 }
 

@@ -36,6 +36,9 @@ const HISTORY: usize = 100;
 const PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 
+/// For what is written after a request has its verdict, and at the end. The next look repeats it.
+const LAST_WRITE: Duration = Duration::from_secs(20);
+
 /// How long the lab tries to resume an execution.
 const RESUME: Duration = Duration::from_secs(24 * 3600);
 
@@ -197,7 +200,8 @@ impl Server {
                 Some(used) = self.uses.join_next() => self.used(used).await,
                 () = tokio::time::sleep(poll) => {}
             }
-            let problem = self.tick().await.err().map(|error| error.to_string());
+            let Ok(ticked) = interrupt.or(self.tick()).await else { break };
+            let problem = ticked.err().map(|error| error.to_string());
             if problem != self.problem {
                 let line = problem.clone().unwrap_or_else(|| "the store answers again".into());
                 (self.say)(&format!("error: {line}"));
@@ -208,8 +212,10 @@ impl Server {
         while let Some(used) = self.uses.join_next().await {
             self.used(used).await;
         }
-        if let Err(error) = self.write_end().await {
-            (self.say)(&format!("error: {error}"));
+        match tokio::time::timeout(LAST_WRITE, self.write_end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => (self.say)(&format!("error: {error}")),
+            Err(_) => (self.say)("the store does not answer"),
         }
     }
 
@@ -385,9 +391,12 @@ impl Server {
             time: SystemTime::now(),
         });
         self.history.truncate(HISTORY);
-        if decided && let Err(error) = self.close(&request.id).await {
-            // The next look closes it.
-            tracing::warn!("cannot close {}: {error}", request.id);
+        if decided {
+            match tokio::time::timeout(LAST_WRITE, self.close(&request.id)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("cannot close {}: {error}", request.id),
+                Err(_) => tracing::warn!("cannot close {} in time", request.id),
+            }
         }
     }
 

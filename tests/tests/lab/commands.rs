@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Bench, stop};
+use crate::fixture::{Bench, Kind, stop};
 
 #[test]
 fn people_see_labs_devices_and_requests() {
-    let Some(bench) = Bench::new("people_see_labs_devices_and_requests", false, &["pi-1", "pi-2"]) else {
+    let Some(bench) = Bench::new("people_see_labs_devices_and_requests", Kind::Directory, &["pi-1", "pi-2"])
+    else {
         return;
     };
     bench.command(&["status"]).assert_says(&["no lab", "no request waits"]);

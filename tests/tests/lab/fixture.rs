@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use build_agent_tests::fake_s3::FakeS3;
-use build_agent_tests::{Ran, Running, agent};
+use build_agent_tests::{Ran, Running, SeaweedFs, agent};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,18 @@ pub const LONG: Duration = Duration::from_secs(240);
 /// Where requests and results are.
 pub enum Store {
     Directory(PathBuf),
+    /// A server with faults.
     S3(FakeS3),
+    /// A real server.
+    Weed(SeaweedFs),
+}
+
+/// Which store a test uses.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Directory,
+    S3,
+    Weed,
 }
 
 const TOP: &str = "devices/v1";
@@ -27,13 +38,15 @@ impl Store {
     pub fn address(&self) -> String {
         match self {
             Store::Directory(path) => path.display().to_string(),
-            Store::S3(_) => "s3://bucket/builds".into(),
+            Store::S3(_) | Store::Weed(_) => "s3://bucket/builds".into(),
         }
     }
 
     fn configure(&self, command: &mut Command) {
-        if let Store::S3(server) = self {
-            server.configure(command);
+        match self {
+            Store::Directory(_) => {}
+            Store::S3(server) => server.configure(command),
+            Store::Weed(server) => server.configure(command),
         }
     }
 
@@ -45,6 +58,7 @@ impl Store {
                 std::fs::write(file, content).unwrap();
             }
             Store::S3(server) => server.put(&format!("builds/{TOP}/{path}"), content),
+            Store::Weed(server) => server.put("bucket", &format!("builds/{TOP}/{path}"), content),
         }
     }
 
@@ -52,6 +66,7 @@ impl Store {
         match self {
             Store::Directory(root) => std::fs::read(root.join(TOP).join(path)).ok(),
             Store::S3(server) => server.object(&format!("builds/{TOP}/{path}")),
+            Store::Weed(server) => server.get("bucket", &format!("builds/{TOP}/{path}")),
         }
     }
 
@@ -74,14 +89,11 @@ impl Store {
             }
             Store::S3(server) => {
                 let prefix = format!("builds/{TOP}/{path}/");
-                let objects = server.objects(&prefix);
-                let mut names: Vec<String> = objects
-                    .keys()
-                    .filter_map(|key| key[prefix.len()..].split('/').next())
-                    .map(Into::into)
-                    .collect();
-                names.dedup();
-                names
+                next_names(server.objects(&prefix).into_keys(), &prefix)
+            }
+            Store::Weed(server) => {
+                let prefix = format!("builds/{TOP}/{path}/");
+                next_names(server.keys("bucket", &prefix), &prefix)
             }
         }
     }
@@ -89,6 +101,14 @@ impl Store {
     pub fn verdict(&self, id: &str) -> Option<Value> {
         self.json(&format!("requests/{id}/verdict.json"))
     }
+}
+
+/// The names after the prefix, without what lies below them.
+fn next_names(keys: impl IntoIterator<Item = String>, prefix: &str) -> Vec<String> {
+    let name = |key: String| key[prefix.len()..].split('/').next().map(str::to_owned);
+    let mut names: Vec<String> = keys.into_iter().filter_map(name).collect();
+    names.dedup();
+    names
 }
 
 /// A store with devices.
@@ -100,14 +120,15 @@ pub struct Bench {
 
 impl Bench {
     /// `None`, with a SKIPPED line, if the machine lacks something.
-    pub fn new(test: &str, on_s3: bool, names: &[&str]) -> Option<Bench> {
+    pub fn new(test: &str, kind: Kind, names: &[&str]) -> Option<Bench> {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("devices");
         std::fs::create_dir(&directory).unwrap();
         let devices = Devices::start(test, &directory, names)?;
-        let store = match on_s3 {
-            true => Store::S3(FakeS3::new()),
-            false => Store::Directory(home.path().join("store")),
+        let store = match kind {
+            Kind::Directory => Store::Directory(home.path().join("store")),
+            Kind::S3 => Store::S3(FakeS3::new()),
+            Kind::Weed => Store::Weed(SeaweedFs::start(test)?),
         };
         Some(Bench { store, devices, home })
     }

@@ -3,14 +3,14 @@
 use build_agent_tests::leaks_of;
 use serde_json::json;
 
-use crate::fixture::{Bench, eventually, stop};
+use crate::fixture::{Bench, Kind, eventually, stop};
 
 const QUICK: &str = "poll = \"200ms\"\nlease = \"20s\"\nboot = \"30s\"";
 
 #[test]
 fn requests_pass_fail_and_come_with_reports() {
-    for on_s3 in [false, true] {
-        let Some(bench) = Bench::new("requests_pass_fail_and_come_with_reports", on_s3, &["pi-1"]) else {
+    for kind in [Kind::Directory, Kind::S3, Kind::Weed] {
+        let Some(bench) = Bench::new("requests_pass_fail_and_come_with_reports", kind, &["pi-1"]) else {
             return;
         };
         bench.submit("request-passes", &["true", "echo from the device"], |_| {});
@@ -45,7 +45,9 @@ fn requests_pass_fail_and_come_with_reports() {
 
 #[test]
 fn a_request_runs_only_where_it_may() {
-    let Some(bench) = Bench::new("a_request_runs_only_where_it_may", false, &["pi-1"]) else { return };
+    let Some(bench) = Bench::new("a_request_runs_only_where_it_may", Kind::Directory, &["pi-1"]) else {
+        return;
+    };
     bench.submit("request-other-pool", &["true"], |request| {
         request["pool"] = json!("other");
         request["queue_limit"] = json!(1);
@@ -72,7 +74,9 @@ fn a_request_runs_only_where_it_may() {
 
 #[test]
 fn a_request_is_cancelled_at_any_time() {
-    let Some(bench) = Bench::new("a_request_is_cancelled_at_any_time", false, &["pi-1"]) else { return };
+    let Some(bench) = Bench::new("a_request_is_cancelled_at_any_time", Kind::Directory, &["pi-1"]) else {
+        return;
+    };
     bench.submit("request-before", &["true"], |_| {});
     bench.command(&["cancel", "request-before"]).assert_code(&[0]);
     bench.command(&["cancel", "request-unknown"]).assert_code(&[2]);
@@ -98,7 +102,10 @@ fn a_request_is_cancelled_at_any_time() {
 
 #[test]
 fn a_request_that_takes_too_long_times_out() {
-    let Some(bench) = Bench::new("a_request_that_takes_too_long_times_out", false, &["pi-1"]) else { return };
+    let Some(bench) = Bench::new("a_request_that_takes_too_long_times_out", Kind::Directory, &["pi-1"])
+    else {
+        return;
+    };
     bench.submit("request-long", &["sleep 600"], |request| request["run_limit"] = json!(4));
     let mut lab = bench.serve(&bench.lab("desk", QUICK, ""));
     let verdict = bench.verdict(&mut lab, "request-long");
@@ -110,7 +117,7 @@ fn a_request_that_takes_too_long_times_out() {
 #[test]
 fn a_device_that_fails_twice_is_sick_and_its_request_goes_to_another() {
     let test = "a_device_that_fails_twice_is_sick_and_its_request_goes_to_another";
-    let Some(bench) = Bench::new(test, false, &["pi-1", "pi-2"]) else { return };
+    let Some(bench) = Bench::new(test, Kind::Directory, &["pi-1", "pi-2"]) else { return };
     let good = bench.home.path().join("good.img");
     std::fs::write(&good, "boots for certain").unwrap();
     bench.devices.set("pi-1", "broken", true);
@@ -143,7 +150,7 @@ fn a_device_that_fails_twice_is_sick_and_its_request_goes_to_another() {
 #[test]
 fn a_request_ends_after_its_attempts_and_a_task_token_is_a_secret() {
     let test = "a_request_ends_after_its_attempts_and_a_task_token_is_a_secret";
-    let Some(bench) = Bench::new(test, false, &["pi-1"]) else { return };
+    let Some(bench) = Bench::new(test, Kind::Directory, &["pi-1"]) else { return };
     bench.devices.set("pi-1", "broken", true);
     let token = "a-secret-token-of-an-execution";
     bench.submit("request-breaks", &["true"], |request| request["task_token"] = json!(token));
@@ -162,7 +169,8 @@ fn a_request_ends_after_its_attempts_and_a_task_token_is_a_secret() {
 
 #[test]
 fn a_lab_that_is_stopped_gives_its_requests_back() {
-    let Some(bench) = Bench::new("a_lab_that_is_stopped_gives_its_requests_back", false, &["pi-1"]) else {
+    let Some(bench) = Bench::new("a_lab_that_is_stopped_gives_its_requests_back", Kind::Directory, &["pi-1"])
+    else {
         return;
     };
     bench.submit("request-goes-on", &["touch started; sleep $(cat seconds)"], |_| {});

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use build_agent_tests::is_left_to_the_long_run;
 use nix::sys::signal::Signal;
 
-use crate::fixture::{Bench, LONG, stop};
+use crate::fixture::{Bench, Kind, LONG, stop};
 
 const DEVICES: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
 
@@ -25,7 +25,7 @@ impl Random {
 
 #[test]
 fn twenty_kills_on_a_directory() {
-    kill_labs("twenty_kills_on_a_directory", false, 20, 20);
+    kill_labs("twenty_kills_on_a_directory", Kind::Directory, 20, 20);
 }
 
 #[test]
@@ -33,14 +33,14 @@ fn two_hundred_kills() {
     if is_left_to_the_long_run("two_hundred_kills") {
         return;
     }
-    for on_s3 in [false, true] {
-        kill_labs("two_hundred_kills", on_s3, 100, 60);
+    for kind in [Kind::Directory, Kind::S3] {
+        kill_labs("two_hundred_kills", kind, 100, 60);
     }
 }
 
 /// Two labs serve the same three devices. Each is killed and started again until there were so many kills.
-fn kill_labs(test: &str, on_s3: bool, kills: u32, requests: usize) {
-    let Some(bench) = Bench::new(test, on_s3, &DEVICES) else { return };
+fn kill_labs(test: &str, kind: Kind, kills: u32, requests: usize) {
+    let Some(bench) = Bench::new(test, kind, &DEVICES) else { return };
     let ids: Vec<String> = (0..requests).map(|number| format!("request-{number:03}")).collect();
     for (number, id) in ids.iter().enumerate() {
         let work = format!("echo {id}; sleep 0.{}", number % 7);

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use build_agent_tests::Browser;
 use serde_json::json;
 
-use crate::fixture::{Bench, Store, eventually, stop};
+use crate::fixture::{Bench, Kind, Store, eventually, stop};
 
 #[test]
 fn the_page_shows_devices_queue_and_history_and_escapes_all() {
     let test = "the_page_shows_devices_queue_and_history_and_escapes_all";
     let Some(mut browser) = Browser::start(test) else { return };
-    let Some(bench) = Bench::new(test, false, &["pi-1", "pi-2"]) else { return };
+    let Some(bench) = Bench::new(test, Kind::Directory, &["pi-1", "pi-2"]) else { return };
     let Store::Directory(root) = &bench.store else { return };
     let evil = "<img src=x onerror=alert(1)>";
     bench.submit("request-evil", &["true"], |request| {
