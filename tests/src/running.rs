@@ -73,6 +73,11 @@ impl Running {
         }
     }
 
+    /// What it printed on standard output until now.
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
     /// Waits until it ends.
     pub fn wait(self) -> Ran {
         self.wait_for(TIMEOUT)

@@ -219,8 +219,9 @@ pub fn eventually(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
-/// Ends a lab with a signal, which it must obey.
+/// Ends a lab with a signal, which it must obey as soon as it serves.
 pub fn stop(lab: Running) -> Ran {
+    eventually("a lab that serves", || lab.stdout().contains(" serves "));
     lab.signal(nix::sys::signal::Signal::SIGTERM);
     lab.wait()
 }

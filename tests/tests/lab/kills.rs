@@ -34,7 +34,7 @@ fn two_hundred_kills() {
         return;
     }
     for kind in [Kind::Directory, Kind::S3] {
-        kill_labs("two_hundred_kills", kind, 100, 60);
+        kill_labs("two_hundred_kills", kind, 100, 150);
     }
 }
 
