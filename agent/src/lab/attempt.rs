@@ -398,3 +398,30 @@ fn stop_outcome(
         (None, Some(Interrupted::Cancelled)) => Some(Outcome::Cancelled("the attempt was stopped".into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_stop_decides_the_outcome() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let (cancelled, late) = (Some(Interrupted::Cancelled), Some(Interrupted::OutOfTime));
+        let by = Stop::CancelledBy("a person".into());
+        for (stop, lab_stops, interrupted, wanted) in [
+            (None, false, None, None),
+            (None, false, late, Some("timed-out")),
+            (None, true, cancelled, Some("cancelled")),
+            (None, true, late, Some("cancelled")),
+            (Some(&by), false, cancelled, Some("cancelled")),
+            (Some(&by), true, late, Some("cancelled")),
+            (Some(&Stop::LeaseLost), false, cancelled, Some("cancelled")),
+            (Some(&Stop::LabStopped), true, cancelled, Some("cancelled")),
+        ] {
+            let outcome = stop_outcome(stop, lab_stops, interrupted, LIMIT);
+            assert_eq!(outcome.as_ref().map(Outcome::word), wanted, "{stop:?} {lab_stops} {interrupted:?}");
+        }
+        let outcome = stop_outcome(Some(&by), false, None, LIMIT);
+        assert_eq!(outcome, Some(Outcome::Cancelled("cancelled by a person".into())));
+    }
+}

@@ -203,3 +203,7 @@ fn tone_of_outcome(outcome: &Outcome) -> &'static str {
         Outcome::Failed(_) | Outcome::TimedOut(_) => "bad",
     }
 }
+
+#[cfg(test)]
+#[path = "page_tests.rs"]
+mod tests;

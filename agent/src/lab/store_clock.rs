@@ -21,3 +21,18 @@ impl StoreClock {
         self.time + uptime().saturating_sub(self.at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_goes_on_from_that_of_the_file() {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let now = uptime();
+        let before = now.saturating_sub(Duration::from_secs(30));
+        let clock = StoreClock::new(modified, before, now.saturating_sub(Duration::from_secs(10)));
+        let passed = clock.now().duration_since(modified).unwrap_or_default();
+        assert!((20..25).contains(&passed.as_secs()), "{passed:?}");
+    }
+}
