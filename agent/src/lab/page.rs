@@ -20,7 +20,7 @@ pub fn render(labs: &[(LabStatus, SystemTime)], queue: &[QueueEntry]) -> String 
         labs.iter().flat_map(|(lab, _)| lab.devices.iter().map(move |device| (lab, device))).collect();
     let mut history: Vec<(&LabStatus, &HistoryEntry)> =
         labs.iter().flat_map(|(lab, _)| lab.history.iter().map(move |entry| (lab, entry))).collect();
-    history.sort_by(|(_, one), (_, other)| other.time.cmp(&one.time));
+    history.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.time));
     let sick = devices.iter().filter(|(_, device)| device.state == DeviceState::Sick).count();
     let body = html! {
         a.skip href="#devices" { "Skip to the devices" }

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use agent_artifacts::records::RecordStore;
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Result};
 use agent_types::events::time;
 
-use crate::queue::{LARGEST_RECORD, json};
+use crate::record::{self, to_json};
 use crate::request::layout;
 
 /// A device that fails this often, without a success in between, is sick.
@@ -40,15 +40,16 @@ pub struct Drain {
 /// # Errors
 /// If it cannot be read.
 pub async fn health(store: &RecordStore, device: &str) -> Result<Option<Health>> {
-    let path = layout::health(device);
-    let Some(content) = store.read(&path, LARGEST_RECORD).await? else { return Ok(None) };
-    Ok(Some(serde_json::from_slice(&content).unwrap_or_else(|error| Health {
-        failures: FAILURES,
-        sick: true,
-        why: format!("{} is damaged: {error}", store.shown(&path)),
-        lab: String::new(),
-        time: SystemTime::UNIX_EPOCH,
-    })))
+    match record::read(store, &layout::health(device)).await {
+        Err(error) if error.class == Class::Usage => Ok(Some(Health {
+            failures: FAILURES,
+            sick: true,
+            why: error.message,
+            lab: String::new(),
+            time: SystemTime::UNIX_EPOCH,
+        })),
+        health => health,
+    }
 }
 
 /// Counts a failure of the device. The caller has its lease.
@@ -60,7 +61,7 @@ pub async fn record_failure(store: &RecordStore, device: &str, lab: &str, why: &
     let why = why.chars().take(2000).collect();
     let sick = failures >= FAILURES;
     let health = Health { failures, sick, why, lab: lab.to_owned(), time: SystemTime::now() };
-    store.write(&layout::health(device), json(&health)?).await?;
+    store.write(&layout::health(device), to_json(&health)?).await?;
     Ok(health)
 }
 
@@ -72,19 +73,18 @@ pub async fn clear(store: &RecordStore, device: &str) -> Result<()> {
     store.remove(&layout::health(device)).await
 }
 
-/// Why the device gets no requests, if somebody took it out.
+/// Why the device gets no requests, if somebody took it out. What cannot be understood takes it out as well.
 ///
 /// # Errors
 /// If it cannot be read.
 pub async fn drain(store: &RecordStore, device: &str) -> Result<Option<Drain>> {
-    let path = layout::drain(device);
-    let Some(content) = store.read(&path, LARGEST_RECORD).await? else { return Ok(None) };
-    let damaged = |error: serde_json::Error| {
-        Error::upstream(format!("{} is damaged", store.shown(&path)))
-            .because(&error)
-            .hint(format!("`build-agent lab drain {device} --undo` removes it"))
-    };
-    serde_json::from_slice(&content).map(Some).map_err(damaged)
+    match record::read(store, &layout::drain(device)).await {
+        // Only `lab drain` writes there.
+        Err(error) if error.class == Class::Usage => {
+            Ok(Some(Drain { by: error.message, time: SystemTime::UNIX_EPOCH }))
+        }
+        drain => drain,
+    }
 }
 
 /// Takes a device out: what runs on it goes on, and it gets no other request.
@@ -93,7 +93,7 @@ pub async fn drain(store: &RecordStore, device: &str) -> Result<Option<Drain>> {
 /// If it cannot be stored.
 pub async fn set_drain(store: &RecordStore, device: &str, by: &str) -> Result<()> {
     let drain = Drain { by: by.to_owned(), time: SystemTime::now() };
-    store.write(&layout::drain(device), json(&drain)?).await
+    store.write(&layout::drain(device), to_json(&drain)?).await
 }
 
 /// Lets the device have requests again.

@@ -108,7 +108,7 @@ impl LabState {
             .hint("if the leases were removed from the store, remove the state directory of the lab, too"));
         }
         let known = KnownLease { number: lease.number, nonce: lease.nonce.clone() };
-        let content = crate::queue::json(&known)?;
+        let content = crate::record::to_json(&known)?;
         let directory = self.device(&lease.device)?;
         let (part, path) = (directory.join("lease.json.part"), directory.join("lease.json"));
         let mut file = fs_err::File::create(&part)?;

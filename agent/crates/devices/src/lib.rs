@@ -4,6 +4,7 @@
 //! request    what a job wants to have tested, and what became of it (a file each, in the store)
 //! queue      the requests of a store: submit, cancel, claim, decide
 //! lease      which lab has a device
+//! record     the small JSON files of the store
 //! schedule   which device runs which request
 //! health     devices that fail, and devices that people took out
 //! lab_state  the local files of a lab host
@@ -50,6 +51,7 @@ mod qemu_conf;
 mod qemu_files;
 mod qemu_kvm;
 pub mod queue;
+pub mod record;
 pub mod request;
 pub mod resume;
 pub mod schedule;

@@ -26,14 +26,14 @@ use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
 use agent_types::events::time;
 
+use crate::record::{self, to_json};
 use crate::request::{AttemptRecord, DeviceRequest, Verdict, layout};
 
 pub use parse::{is_device, is_id, parse_request};
 pub use status::{RequestState, RequestStatus};
 
-/// Maximum bytes of a request, and of the other small files.
+/// Maximum bytes of a request.
 pub const LARGEST_REQUEST: u64 = 256 << 10;
-pub const LARGEST_RECORD: u64 = 64 << 10;
 
 /// Open requests that are looked at.
 const MOST_OPEN: usize = 5_000;
@@ -109,7 +109,7 @@ impl Queue {
     /// # Errors
     /// Usage, if the request is invalid or another one has its id; else if it cannot be stored.
     pub async fn submit(&self, request: &DeviceRequest) -> Result<()> {
-        let content = json(request)?;
+        let content = to_json(request)?;
         parse_request(&content, &request.id)?;
         match self.store.create(&layout::request(&request.id), content).await? {
             Created::New | Created::Equal => {}
@@ -141,7 +141,7 @@ impl Queue {
             return Ok(false);
         }
         let cancellation = Cancellation { by: by.to_owned(), time: SystemTime::now() };
-        self.store.create(&layout::cancel(id), json(&cancellation)?).await.map(|_| true)
+        self.store.create(&layout::cancel(id), to_json(&cancellation)?).await.map(|_| true)
     }
 
     /// Why a request should end, if somebody asked for it.
@@ -149,7 +149,7 @@ impl Queue {
     /// # Errors
     /// If it cannot be read.
     pub async fn cancellation(&self, id: &str) -> Result<Option<Cancellation>> {
-        self.record(&layout::cancel(id)).await
+        record::read(&self.store, &layout::cancel(id)).await
     }
 
     /// The verdict on a request, if there is one.
@@ -157,7 +157,7 @@ impl Queue {
     /// # Errors
     /// If it cannot be read.
     pub async fn verdict(&self, id: &str) -> Result<Option<Verdict>> {
-        self.record(&layout::verdict(id)).await
+        record::read(&self.store, &layout::verdict(id)).await
     }
 
     /// Stores the verdict on a request, unless there is one. Gives the one that counts. [`Queue::close`] comes after all
@@ -166,7 +166,7 @@ impl Queue {
     /// # Errors
     /// If it cannot be stored or read.
     pub async fn decide(&self, id: &str, verdict: &Verdict) -> Result<Verdict> {
-        let created = self.store.create(&layout::verdict(id), json(verdict)?).await?;
+        let created = self.store.create(&layout::verdict(id), to_json(verdict)?).await?;
         match created {
             Created::New | Created::Equal => Ok(verdict.clone()),
             Created::Different => self
@@ -189,7 +189,7 @@ impl Queue {
     /// # Errors
     /// If it cannot be stored.
     pub async fn claim(&self, id: &str, number: u32, attempt: &AttemptRecord) -> Result<bool> {
-        let created = self.store.create(&layout::attempt(id, number), json(attempt)?).await?;
+        let created = self.store.create(&layout::attempt(id, number), to_json(attempt)?).await?;
         Ok(created != Created::Different)
     }
 
@@ -198,7 +198,7 @@ impl Queue {
     /// # Errors
     /// If it cannot be read.
     pub async fn attempt(&self, id: &str, number: u32) -> Result<Option<AttemptRecord>> {
-        self.record(&layout::attempt(id, number)).await
+        record::read(&self.store, &layout::attempt(id, number)).await
     }
 
     /// The requests without a verdict; the oldest first.
@@ -218,22 +218,6 @@ impl Queue {
         open.sort_by(|one, other| (one.submitted, &one.id).cmp(&(other.submitted, &other.id)));
         Ok(open)
     }
-
-    /// A small file; `None`, if there is none. One that is not valid is an error of the class usage.
-    async fn record<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
-        let Some(content) = self.store.read(path, LARGEST_RECORD).await? else { return Ok(None) };
-        let invalid = |error| {
-            Error::usage(format!("{} is not valid", self.store.shown(path)))
-                .because(&error)
-                .hint("remove it, if no lab uses it")
-        };
-        serde_json::from_slice(&content).map(Some).map_err(|error: serde_json::Error| invalid(error))
-    }
-}
-
-/// The content of a small file.
-pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|error| Error::internal("cannot write JSON").because(&error))
 }
 
 #[cfg(test)]

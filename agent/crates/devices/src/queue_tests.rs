@@ -47,7 +47,7 @@ fn only_valid_requests_are_used() {
     for (number, (change, wanted)) in changes.into_iter().enumerate() {
         let mut changed = request();
         change(&mut changed);
-        let parsed = parse_request(&json(&changed).unwrap(), ID);
+        let parsed = parse_request(&to_json(&changed).unwrap(), ID);
         match (parsed, wanted) {
             (Ok(parsed), None) => assert_eq!(parsed, changed),
             (Err(error), Some(wanted)) => assert!(error.message.contains(wanted), "{number}: {error}"),

@@ -13,7 +13,7 @@ use agent_types::error::Result;
 use super::LeaseRecord;
 use super::names::Leases;
 use crate::fence::{Fence, LeaseName, uptime};
-use crate::queue::json;
+use crate::record::to_json;
 use crate::request::layout;
 
 /// How long an expired lease goes unnoticed at most.
@@ -52,7 +52,7 @@ pub async fn acquire(
 ) -> Result<Option<Lease>> {
     let Some(number) = newest.checked_add(1) else { return Ok(None) };
     let asked = uptime();
-    let created = store.create(&layout::lease(device, number), json(record)?).await?;
+    let created = store.create(&layout::lease(device, number), to_json(record)?).await?;
     // A request that came late may have created a number that was used and removed long ago.
     let is_newest = Leases::list(store, device).await?.newest() == Some(number);
     if created == Created::Different || !is_newest {
@@ -132,7 +132,7 @@ async fn renew(store: Arc<RecordStore>, fence: Fence, term: Duration) {
 
 /// False, if there is a newer lease.
 async fn renew_once(store: &RecordStore, name: &LeaseName, counter: u64) -> Result<bool> {
-    let renewal = json(&Renewal { nonce: &name.nonce, counter })?;
+    let renewal = to_json(&Renewal { nonce: &name.nonce, counter })?;
     store.write(&layout::renewed(&name.device, name.number), renewal).await?;
     Ok(Leases::list(store, &name.device).await?.newest() == Some(name.number))
 }

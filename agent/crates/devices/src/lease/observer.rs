@@ -9,7 +9,7 @@ use agent_types::error::Result;
 use super::names::Leases;
 use super::{LeaseRecord, margin};
 use crate::fence::uptime;
-use crate::queue::LARGEST_RECORD;
+use crate::record;
 use crate::request::layout;
 
 /// Longer terms are not believed.
@@ -74,7 +74,7 @@ impl LeaseObserver {
             return Ok(LeaseState::Free { newest: number });
         }
         let asked = uptime();
-        let renewed = store.read(&layout::renewed(device, number), LARGEST_RECORD).await?;
+        let renewed = store.read(&layout::renewed(device, number), record::LARGEST).await?;
         if let Some(seen) =
             self.seen.get(device).filter(|seen| seen.number == number && seen.renewed == renewed)
         {
@@ -82,7 +82,7 @@ impl LeaseObserver {
             let is_over = asked >= seen.since.saturating_add(term + margin(term));
             return Ok(seen.state(is_over));
         }
-        let record = store.read(&layout::lease(device, number), LARGEST_RECORD).await?;
+        let record = store.read(&layout::lease(device, number), record::LARGEST).await?;
         let record: Option<LeaseRecord> = record.and_then(|content| serde_json::from_slice(&content).ok());
         let is_dead = record.as_ref().is_some_and(|record| Some(record.nonce.as_str()) == dead);
         let seen = Seen { number, record, renewed, since: uptime() };
