@@ -8,4 +8,5 @@ mod faults;
 mod fixture;
 mod flow;
 mod kills;
+mod on_target;
 mod page;
