@@ -255,6 +255,9 @@ pub struct Doctor {
     /// Check for any build of this Yocto release, and ignore a manifest
     #[arg(long, value_name = "NAME", conflicts_with = "manifest")]
     pub release: Option<String>,
+    /// Check whether this machine can serve the devices of a lab's file, lab.toml, instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["manifest", "release"])]
+    pub lab: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

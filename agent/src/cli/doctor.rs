@@ -1,9 +1,9 @@
-//! `build-agent doctor`: checks whether this machine can build.
+//! `build-agent doctor`: checks whether this machine can build, or serve the devices of a lab.
 
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
-use crate::doctor::{self, DoctorInput, Subject};
+use crate::doctor::{self, DoctorInput, Findings, LabDoctor, Subject};
 use agent_process::{Environment, Interrupt, Redactor};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -21,6 +21,14 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
     let interrupt = Interrupt::new(None);
     listen_for_signals(&interrupt)?;
+    let runner =
+        doctor::runner(logs.path().to_path_buf(), interrupt.clone(), Redactor::new(environment.secrets()));
+    if let Some(file) = &args.lab {
+        let lab = crate::config::load_lab(file)?;
+        let build_user = agent_process::build_user(lab.build_user.as_deref(), &lab.state);
+        let input = LabDoctor { lab, agent_is_root: environment.root, build_user, runner };
+        return print_findings(&doctor::check_lab(&input).await, &interrupt, args.json);
+    }
     let (subject, asked) = subject(&args, environment).await?;
     let checkout = subject.checkout.as_ref().map_or(Path::new("/"), |(checkout, _)| checkout).to_path_buf();
     let build_user = match agent_process::build_user(asked.as_deref(), &checkout) {
@@ -35,17 +43,16 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         build_user,
         home_variable: environment.home.clone(),
         credentials: environment.credential_sources.clone(),
-        runner: doctor::runner(
-            logs.path().to_path_buf(),
-            interrupt.clone(),
-            Redactor::new(environment.secrets()),
-        ),
+        runner,
     };
-    let findings = doctor::run_checks(&input).await;
+    print_findings(&doctor::run_checks(&input).await, &interrupt, args.json)
+}
+
+fn print_findings(findings: &Findings, interrupt: &Interrupt, json: bool) -> Result<ExitStatus> {
     if interrupt.state().is_some() {
         return Ok(ExitStatus::Cancelled);
     }
-    if args.json {
+    if json {
         print::json(findings.json())?;
     } else {
         print::text(&findings.to_string())?;

@@ -9,6 +9,7 @@ mod checks;
 mod credentials;
 mod finding;
 mod isolation;
+mod lab;
 mod machine;
 mod packages;
 mod sources;
@@ -18,3 +19,4 @@ mod workdir;
 
 pub use checks::{DoctorInput, Subject, before_job, run_checks, runner};
 pub use finding::{Finding, Findings, State};
+pub use lab::{LabDoctor, check_lab};
