@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Packs a small Linux system for QEMU: Debian's cloud kernel, busybox and dropbear.
 
-usage: initrd.py PACKAGES TARGET
+usage: initrd.py PACKAGES TARGET [MODE]
 
 PACKAGES is a directory into which the packages linux-image-*-cloud-amd64, busybox-static and dropbear-bin are unpacked
 (dpkg -x), `/` if they are installed. TARGET gets `vmlinuz` and `initrd.gz`. Root logs in by ssh and on the second serial
-console, without a password.
+console, without a password. MODE is for tests of guests that do not work: see `init`.
 """
 
 import glob
@@ -75,7 +75,7 @@ def libraries(program, packages):
 
 
 def main():
-    packages, target = map(os.path.abspath, sys.argv[1:])
+    packages, target = map(os.path.abspath, sys.argv[1:3])
     kernel = first(packages + "/boot/vmlinuz-*-cloud-amd64")
     version = os.path.basename(kernel)[len("vmlinuz-"):]
     busybox = first(packages + "/bin/busybox", packages + "/usr/bin/busybox")
@@ -95,6 +95,7 @@ def main():
     for directory in ["proc", "sys", "dev", "tmp", "root", "run", "usr/lib", "etc/dropbear", "var/log"]:
         archive.parents(directory + "/x")
     archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n", 0o100644)
+    archive.file("etc/mode", "".join(sys.argv[3:]).encode() + b"\n", 0o100644)
     archive.file("etc/shells", b"/bin/sh\n", 0o100644)
     archive.file("etc/profile", b"export PS1='root@guest:~# '\n", 0o100644)
     os.makedirs(target, exist_ok=True)

@@ -18,6 +18,8 @@ pub enum Part {
     Fuse,
     /// Chromium.
     Browser,
+    /// labgrid, which controls boards of a lab.
+    Labgrid,
     /// BitBake's host packages, and addresses of BitBake and OE-Core that reply.
     BitBake,
 }
@@ -30,6 +32,7 @@ impl Display for Part {
             Part::Docker => "docker",
             Part::Fuse => "fuse",
             Part::Browser => "browser",
+            Part::Labgrid => "labgrid",
             Part::BitBake => "bitbake",
         })
     }
