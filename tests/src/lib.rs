@@ -9,6 +9,7 @@ mod browser;
 pub mod fake_s3;
 pub mod github;
 mod github_server;
+pub mod guest;
 mod npm;
 mod processes;
 mod results;

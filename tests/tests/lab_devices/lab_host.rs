@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::guest;
+use build_agent_tests::guest;
 
 /// A lab host; what it left running is ended when the value is dropped.
 pub struct LabHost {

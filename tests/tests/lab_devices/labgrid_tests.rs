@@ -6,9 +6,9 @@ use build_agent_tests::is_left_to_the_long_run;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::guest::{image, packages};
 use crate::lab_host::LabHost;
 use crate::labgrid::{Board, LabgridServers};
+use build_agent_tests::guest::{image, packages};
 
 struct Stand {
     host: LabHost,

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod doctor_tests;
-mod guest;
 mod lab_host;
 mod labgrid;
 mod labgrid_tests;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use build_agent_tests::is_left_to_the_long_run;
 use serde_json::json;
 
-use crate::guest::{image, packages};
 use crate::lab_host::LabHost;
+use build_agent_tests::guest::{image, packages};
 
 const GUEST: &str = "[devices.guest]\npool = \"boards\"\nqemu = {}\n";
 

@@ -5,9 +5,9 @@ use std::path::Path;
 use build_agent_tests::is_left_to_the_long_run;
 use serde_json::json;
 
-use crate::guest::{image, packages};
 use crate::lab_host::LabHost;
 use crate::labgrid::{Board, free_port};
+use build_agent_tests::guest::{image, packages};
 
 /// A program of the lab that works like a relay: `relay on|off`.
 fn relay(board: &Board) -> String {

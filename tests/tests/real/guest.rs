@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use build_agent_tests::{repository, skip, survivors};
+use build_agent_tests::survivors;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -16,38 +16,11 @@ use crate::fixture::{Fixture, NARROW_BUILD};
 
 /// The fixture, with the system for QEMU in its directory.
 pub fn guest(test: &str) -> Option<Fixture> {
-    let packages =
-        std::env::var_os("BUILD_AGENT_TEST_GUEST").map_or_else(|| PathBuf::from("/"), PathBuf::from);
-    let missing = [
-        (Path::new("/usr/bin/qemu-system-x86_64").exists(), "qemu-system-x86"),
-        (on_path("ping"), "iputils-ping"),
-        (on_path("ssh"), "openssh-client"),
-        (packages.join("usr/sbin/dropbear").exists(), "dropbear-bin"),
-        (has_kernel(&packages), "linux-image-cloud-amd64"),
-    ];
-    if let Some((_, package)) = missing.iter().find(|(there, _)| !there) {
-        skip(test, &format!("{package} is not there; `.ci/run` unpacks it, and sets BUILD_AGENT_TEST_GUEST"));
-        return None;
-    }
+    let packages = build_agent_tests::guest::packages(test)?;
     let fixture = Fixture::new(test, "meta-guest", &[POKY])?;
-    let mut pack = Command::new("python3");
-    pack.arg(repository().join("tests/guest/initrd.py")).arg(packages).arg(system(&fixture));
-    assert!(pack.status().unwrap().success());
+    build_agent_tests::guest::pack(&packages, &system(&fixture), "");
     std::fs::set_permissions(system(&fixture), std::fs::Permissions::from_mode(0o755)).unwrap();
     Some(fixture)
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-}
-
-fn has_kernel(packages: &Path) -> bool {
-    let names = std::fs::read_dir(packages.join("boot")).into_iter().flatten().flatten();
-    names.into_iter().any(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
-    })
 }
 
 fn system(fixture: &Fixture) -> PathBuf {

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use agent_devices::lab::{DeviceTester, Labgrid, QemuDevice, SshDevice, WriteImage};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{repository, skip};
+use crate::{repository, skip};
 
 /// What QEMU has to know of the image.
 const CONF: &str = "[config_bsp]\n\
@@ -32,7 +32,8 @@ pub fn packages(test: &str) -> Option<PathBuf> {
     });
     let missing = [
         (Path::new("/usr/bin/qemu-system-x86_64").exists(), "qemu-system-x86"),
-        (Path::new("/usr/bin/ssh").exists(), "openssh-client"),
+        (is_on_path("ping"), "iputils-ping"),
+        (is_on_path("ssh"), "openssh-client"),
         (packages.join("usr/sbin/dropbear").exists(), "dropbear-bin"),
         (has_kernel, "linux-image-cloud-amd64"),
     ];
@@ -48,19 +49,29 @@ pub fn packages(test: &str) -> Option<PathBuf> {
     }
 }
 
-/// Makes an image in `directory`: kernel, initial file system and QEMU's settings. `mode`: how it does not work
-/// (`tests/guest/init`); empty for one that works.
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// Packs kernel and initial file system of the packages: `vmlinuz` and `initrd.gz` in `directory`. `mode`: how it does
+/// not work (`tests/guest/init`); empty for one that works.
+pub fn pack(packages: &Path, directory: &Path, mode: &str) {
+    let mut pack = Command::new("python3");
+    pack.arg(repository().join("tests/guest/initrd.py")).arg(packages).arg(directory).arg(mode);
+    assert!(pack.status().expect("python3 starts").success(), "{pack:?}");
+}
+
+/// Makes an image in `directory`: kernel, initial file system and QEMU's settings. `mode`: as for [`pack`].
 pub fn image(packages: &Path, directory: &Path, mode: &str) -> Vec<PathBuf> {
     let system = directory.join("system");
-    let mut pack = Command::new("python3");
-    pack.arg(repository().join("tests/guest/initrd.py")).arg(packages).arg(&system).arg(mode);
-    assert!(pack.status().unwrap().success());
+    pack(packages, &system, mode);
     let files = [directory.join("bzImage"), directory.join(DISK)];
-    std::fs::rename(system.join("vmlinuz"), &files[0]).unwrap();
-    std::fs::rename(system.join("initrd.gz"), &files[1]).unwrap();
-    std::fs::remove_dir(system).unwrap();
+    std::fs::rename(system.join("vmlinuz"), &files[0]).expect("an image for QEMU");
+    std::fs::rename(system.join("initrd.gz"), &files[1]).expect("an image for QEMU");
+    std::fs::remove_dir(system).expect("an image for QEMU");
     let conf = directory.join("core-image-test-qemux86-64.qemuboot.conf");
-    std::fs::write(&conf, CONF).unwrap();
+    std::fs::write(&conf, CONF).expect("an image for QEMU");
     let [kernel, disk] = files;
     vec![kernel, disk, conf]
 }
