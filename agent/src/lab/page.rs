@@ -154,7 +154,11 @@ fn history_table(history: &[(&LabStatus, &HistoryEntry)]) -> Markup {
                             td { (line(&entry.device)) span.note { " (" (line(&lab.lab)) ")" } }
                             td { (time(entry.time)) }
                             td { (job(&entry.job, entry.commit.as_deref())) }
-                            td { a href=(report(entry)) { "attempt " (entry.attempt) } }
+                            td {
+                                @if let Some(attempt) = entry.attempt {
+                                    a href=(report(&entry.request, attempt)) { "attempt " (attempt) }
+                                }
+                            }
                         }
                     }
                 }
@@ -169,9 +173,8 @@ fn job(name: &str, commit: Option<&str>) -> Markup {
 }
 
 /// The report of an attempt, relative to the page.
-fn report(entry: &HistoryEntry) -> String {
-    let id = encoded(OsStr::new(&entry.request));
-    format!("requests/{id}/reports/{}/report.html", entry.attempt)
+fn report(request: &str, attempt: u32) -> String {
+    format!("requests/{}/reports/{attempt}/report.html", encoded(OsStr::new(request)))
 }
 
 fn time(time: SystemTime) -> Markup {

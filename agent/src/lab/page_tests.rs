@@ -25,7 +25,7 @@ fn device(name: &str, state: DeviceState, why: Option<&str>) -> DeviceStatus {
 fn entry(outcome: Outcome, decided: bool, seconds: u64) -> HistoryEntry {
     HistoryEntry {
         request: "20260102T030405Z-0f5d7e0c91b2a3d4".into(),
-        attempt: 1,
+        attempt: Some(1),
         device: "pi-1".into(),
         image: "core-image-minimal".into(),
         job: "meta-x".into(),

@@ -142,6 +142,11 @@ impl QueueView {
         Ok(look)
     }
 
+    /// A request of the last look.
+    pub fn request(&self, id: &str) -> Option<&Arc<DeviceRequest>> {
+        self.requests.get(id)?.as_ref().ok()
+    }
+
     async fn load(&mut self, queue: &Queue, open: &[OpenRequest]) -> Result<()> {
         self.requests.retain(|id, _| open.iter().any(|open| open.id == *id));
         for OpenRequest { id, .. } in open {

@@ -15,7 +15,7 @@ use agent_devices::lab_state::LabState;
 use agent_devices::lease::{LeaseObserver, LeaseState};
 use agent_devices::provider::Provider;
 use agent_devices::queue::Queue;
-use agent_devices::request::{Verdict, layout};
+use agent_devices::request::{DeviceRequest, Verdict, layout};
 use agent_devices::resume::resume;
 use agent_devices::schedule::obstacle;
 use agent_process::Interrupt;
@@ -248,8 +248,11 @@ impl Server {
                 time: SystemTime::now(),
             };
             let verdict = self.queue.decide(&id, &verdict).await?;
-            let why = verdict.outcome.reason().unwrap_or_default().to_owned();
-            (self.say)(&format!("{id}: {}: {why}", verdict.outcome.word()));
+            (self.say)(&format!("{id}: {}", words(&verdict.outcome)));
+            if let Some(request) = self.view.request(&id) {
+                let ended = entry(request, None, "", verdict.outcome, true);
+                self.remember(ended);
+            }
             self.close(&id).await?;
         }
         self.use_devices(waiting).await?;
@@ -289,7 +292,7 @@ impl Server {
             waiting.retain(|candidate| candidate.request.id != first.request.id);
             served.in_use = true;
             let (status, say, device) = (Arc::clone(&served.status), Arc::clone(&self.say), name.clone());
-            let claimed = Box::new(move |request: &agent_devices::request::DeviceRequest, attempt| {
+            let claimed = Box::new(move |request: &DeviceRequest, attempt| {
                 let id = request.id.clone();
                 say(&format!("{id}: attempt {attempt} of {} on {device}", request.image));
                 set_status(&status, DeviceState::Running, None, Some((id, attempt)));
@@ -339,7 +342,7 @@ impl Server {
         let Ok((name, used)) = used else { return };
         let Some(served) = self.devices.get_mut(&name) else { return };
         served.in_use = false;
-        let mut entry = None;
+        let mut ended = None;
         match used {
             Ok(DeviceUse::Idle) => {
                 served.set(DeviceState::Idle, None);
@@ -359,7 +362,7 @@ impl Server {
                 served.set(DeviceState::Idle, None);
                 let id = request.id.clone();
                 (self.say)(&format!("{id}: {} on {name}", words(&verdict.outcome)));
-                entry = Some((request, attempt, verdict.outcome, true));
+                ended = Some((request, attempt, verdict.outcome, true));
             }
             Ok(DeviceUse::Broken { request, attempt, why, cause }) => {
                 if cause != Cause::Stopped {
@@ -370,7 +373,7 @@ impl Server {
                 }
                 served.set(DeviceState::Idle, Some(why.clone()));
                 (self.say)(&format!("{}: attempt {attempt} on {name} broke: {why}", request.id));
-                entry = Some((request, attempt, Outcome::NotRun(why), false));
+                ended = Some((request, attempt, Outcome::NotRun(why), false));
             }
             Err(error) => {
                 served.back_off();
@@ -378,19 +381,8 @@ impl Server {
                 (self.say)(&format!("error: cannot use the device {name}: {error}"));
             }
         }
-        let Some((request, attempt, outcome, decided)) = entry else { return };
-        self.history.push_front(HistoryEntry {
-            request: request.id.clone(),
-            attempt,
-            device: name,
-            image: request.image.clone(),
-            job: request.job.name.clone(),
-            commit: request.job.commit.clone(),
-            outcome,
-            decided,
-            time: SystemTime::now(),
-        });
-        self.history.truncate(HISTORY);
+        let Some((request, attempt, outcome, decided)) = ended else { return };
+        self.remember(entry(&request, Some(attempt), &name, outcome, decided));
         if decided {
             match tokio::time::timeout(LAST_WRITE, self.close(&request.id)).await {
                 Ok(Ok(())) => {}
@@ -398,6 +390,11 @@ impl Server {
                 Err(_) => tracing::warn!("cannot close {} in time", request.id),
             }
         }
+    }
+
+    fn remember(&mut self, entry: HistoryEntry) {
+        self.history.push_front(entry);
+        self.history.truncate(HISTORY);
     }
 
     /// Does all that follows from a verdict; last the request leaves the list of open ones.
@@ -475,6 +472,26 @@ impl Server {
 async fn whole(used: impl Future<Output = Result<DeviceUse>>) -> Result<DeviceUse> {
     let broke = |_| Err(Error::internal("the agent broke").hint("please report it with the log of the lab"));
     AssertUnwindSafe(used).catch_unwind().await.unwrap_or_else(broke)
+}
+
+fn entry(
+    request: &DeviceRequest,
+    attempt: Option<u32>,
+    device: &str,
+    outcome: Outcome,
+    decided: bool,
+) -> HistoryEntry {
+    HistoryEntry {
+        request: request.id.clone(),
+        attempt,
+        device: device.to_owned(),
+        image: request.image.clone(),
+        job: request.job.name.clone(),
+        commit: request.job.commit.clone(),
+        outcome,
+        decided,
+        time: SystemTime::now(),
+    }
 }
 
 fn words(outcome: &Outcome) -> String {

@@ -99,7 +99,10 @@ impl DeviceState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     pub request: String,
-    pub attempt: u32,
+    /// `None`: no device had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Empty, if no device had it.
     pub device: String,
     pub image: String,
     pub job: String,
