@@ -9,13 +9,13 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{Bench, stop};
+use crate::fixture::{Bench, Kind, stop};
 
 const QUICK: &str = "poll = \"200ms\"\nlease = \"20s\"\nboot = \"30s\"";
 
 /// A bench whose directories the build user may pass, and the line of lab.toml that names that user.
 fn bench(test: &str) -> Option<(Bench, &'static str)> {
-    let bench = Bench::new(test, false, &["pi-1"])?;
+    let bench = Bench::new(test, Kind::Directory, &["pi-1"])?;
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(bench.home.path(), mode).unwrap();
     Some((bench, if geteuid().is_root() { "build_user = \"builder\"\n" } else { "" }))
