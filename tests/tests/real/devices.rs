@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use build_agent_tests::{Running, agent, commit};
+use build_agent_tests::{Running, agent, commit, is_left_to_the_long_run};
 use nix::sys::signal::Signal;
 
 use crate::fixture::Fixture;
@@ -88,5 +88,40 @@ fn exported_tests_run_on_a_device_of_a_lab() {
     lab.signal(Signal::SIGTERM);
     lab.wait_for(Duration::from_secs(120)).assert_code(&[0]);
     drop(guest);
+    assert_nothing_runs(&fixture);
+}
+
+/// Without a lab: the job starts the guest, and tests it with OE-Core's own modules.
+#[test]
+fn the_job_tests_its_image_on_a_guest() {
+    let test = "the_job_tests_its_image_on_a_guest";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    let Some(fixture) = guest(test) else { return };
+    without_tests_in_qemu(&fixture);
+    let sets = [
+        "build.targets=[\"guest-image\"]",
+        "device.pool=qemu",
+        "device.image=guest-image",
+        "device.tests=[\"runtime\",\"commands\"]",
+        "device.suites=[\"ping\",\"ssh\"]",
+        "device.commands=[\"uname -s\",\"exit 7\"]",
+        "device.files=[\"bzImage\",\"*.cpio.gz\",\"*.qemuboot.conf\"]",
+    ];
+    let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let words = words(&fixture, "good", &more);
+    let ran = fixture.call(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    ran.assert_code(&[1]);
+    let found = tests(&fixture);
+    for (test, outcome) in [
+        ("ping.PingTest.test_ping", "passed"),
+        ("ssh.SSHTest.test_ssh", "passed"),
+        ("commands.uname -s", "passed"),
+        ("commands.exit 7", "failed"),
+    ] {
+        let (is, why) = found.get(test).unwrap_or_else(|| panic!("no {test} in {found:#?}\n{}", ran.output()));
+        assert_eq!(is, outcome, "{test}: {why}");
+    }
     assert_nothing_runs(&fixture);
 }

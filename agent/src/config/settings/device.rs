@@ -80,8 +80,8 @@ impl DeviceTests {
         if self.route != DeviceRoute::Publish {
             return Vec::new();
         }
-        // Distros without a name of their own have a suffix: tmp-glibc.
-        let files = self.files.iter().map(|file| format!("tmp*/deploy/images/{}/{file}", self.machine));
+        // TMPDIR is not always `tmp`: distros without a name have `tmp-glibc`.
+        let files = self.files.iter().map(|file| format!("*/deploy/images/{}/{file}", self.machine));
         let rule = |include, required| ArtifactRule { include, exclude: Vec::new(), required };
         let export = self.needs_export().then(|| rule(self.export(), true));
         files.map(|include| rule(include, false)).chain(export).collect()

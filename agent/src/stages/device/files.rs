@@ -32,7 +32,7 @@ pub fn find(build: &Path, device: &DeviceTests) -> Result<std::result::Result<Ve
     let tree = Tree::open(build)?;
     let Some(deploy) = deploy_directory(&tree, &device.machine)? else {
         return Ok(Err(format!(
-            "{} has no tmp*/deploy/images/{}: nothing was built for this machine",
+            "{} has no */deploy/images/{}: nothing was built for this machine",
             build.display(),
             device.machine
         )));
@@ -59,12 +59,13 @@ pub fn find(build: &Path, device: &DeviceTests) -> Result<std::result::Result<Ve
     Ok(Ok(files))
 }
 
-/// The deploy directory of the machine. The name of `TMPDIR` may have a suffix: `tmp-glibc`.
+/// The deploy directory of the machine. `TMPDIR` is not always `tmp`: distros without a name have `tmp-glibc`.
 fn deploy_directory(tree: &Tree, machine: &str) -> Result<Option<PathBuf>> {
     for (name, kind) in tree.list(Path::new("")).map_err(unreadable)? {
         let deploy = Path::new(&name).join("deploy/images").join(machine);
-        let is_tmp = kind == Kind::Directory && name.to_string_lossy().starts_with("tmp");
-        if is_tmp && tree.metadata(&deploy).is_ok_and(|found| found.kind() == Kind::Directory) {
+        if kind == Kind::Directory
+            && tree.metadata(&deploy).is_ok_and(|found| found.kind() == Kind::Directory)
+        {
             return Ok(Some(deploy));
         }
     }

@@ -36,8 +36,7 @@ pub fn published(
     let deploy = Path::new("deploy/images").join(&device.machine);
     let in_deploy = |path: &Path| {
         let mut parts = path.components();
-        let first = parts.next().map(|part| part.as_os_str().to_string_lossy().starts_with("tmp"));
-        first == Some(true) && parts.as_path().parent() == Some(&deploy)
+        parts.next().is_some() && parts.as_path().parent() == Some(&deploy)
     };
     let export = device.export();
     // From the file to its shortest name.
