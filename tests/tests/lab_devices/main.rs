@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod doctor_tests;
+mod job_tests;
 mod lab_host;
 mod labgrid;
 mod labgrid_tests;

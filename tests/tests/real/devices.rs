@@ -120,7 +120,8 @@ fn the_job_tests_its_image_on_a_guest() {
         ("commands.uname -s", "passed"),
         ("commands.exit 7", "failed"),
     ] {
-        let (is, why) = found.get(test).unwrap_or_else(|| panic!("no {test} in {found:#?}\n{}", ran.output()));
+        let (is, why) =
+            found.get(test).unwrap_or_else(|| panic!("no {test} in {found:#?}\n{}", ran.output()));
         assert_eq!(is, outcome, "{test}: {why}");
     }
     assert_nothing_runs(&fixture);
