@@ -112,6 +112,8 @@ impl LabState {
         let directory = self.device(&lease.device)?;
         let (part, path) = (directory.join("lease.json.part"), directory.join("lease.json"));
         let mut file = fs_err::File::create(&part)?;
+        // Exported tests, which are layer code, may pass through this directory.
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         file.write_all(&content)?;
         file.sync_all()?;
         fs_err::rename(part, path)?;
