@@ -169,6 +169,12 @@ pub async fn call_json(
     send(&request).await
 }
 
+/// The endpoint that the AWS configuration names for a service, e.g. `AWS_ENDPOINT_URL_IOT_DEVICE_TESTER` for
+/// `iot device tester`.
+pub async fn configured_endpoint(service_id: &str) -> Option<String> {
+    super::endpoint(&super::sdk().await, service_id)
+}
+
 /// Sends a request, up to three times.
 ///
 /// # Errors

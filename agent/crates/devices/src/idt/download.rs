@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_artifacts::aws::signed::{Caller, SignedRequest, send};
+use agent_artifacts::aws::signed::{Caller, SignedRequest, configured_endpoint, send};
 use agent_fs::access::Credentials;
 use agent_process::{Runner, User, blocking};
 use agent_types::error::{Class, Error, Result};
@@ -17,8 +17,8 @@ use tokio::io::AsyncWriteExt;
 use super::installation::PROGRAM;
 use crate::lab::DeviceTester;
 
-/// The documented address; labs that test this client name another one.
-pub const API: &str = "https://download.devicetester.iotdevicesecosystem.amazonaws.com/latestidt";
+/// The documented address, unless the AWS configuration names another endpoint.
+const API: &str = "https://download.devicetester.iotdevicesecosystem.amazonaws.com";
 
 /// Limits of the zip, packed and unpacked.
 const MOST_PACKED: u64 = 2 << 30;
@@ -62,7 +62,6 @@ fn suite_type(suite: &str) -> Option<&'static str> {
 /// Usage, if AWS does not offer the suite; upstream, if it does not answer.
 pub async fn install(
     tester: &DeviceTester,
-    api: &str,
     directory: &Path,
     user: Option<&User>,
     runner: &Runner,
@@ -71,7 +70,8 @@ pub async fn install(
         Error::usage(format!("AWS offers no download of the suite {}", tester.suite))
             .hint("unpack Device Tester with the suite, and name it in lab.toml: `directory`")
     })?;
-    let url = format!("{api}?HostOs=linux&TestSuiteType={kind}");
+    let endpoint = configured_endpoint("iot device tester").await.unwrap_or_else(|| API.to_owned());
+    let url = format!("{}/latestidt?HostOs=linux&TestSuiteType={kind}", endpoint.trim_end_matches('/'));
     let request = SignedRequest {
         service: "iot-device-tester",
         region: Some(&tester.region),

@@ -102,7 +102,7 @@ async fn install(run: &TestRun<'_>, tester: &DeviceTester) -> Result<Installatio
             let directory = attempt.lab.state.join("device-tester").join(&tester.suite);
             if !directory.exists() {
                 let user = test_user(&attempt)?;
-                download::install(tester, download::API, &directory, user.as_ref(), attempt.runner).await?;
+                download::install(tester, &directory, user.as_ref(), attempt.runner).await?;
             }
             directory
         }

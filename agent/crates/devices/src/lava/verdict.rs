@@ -51,7 +51,7 @@ pub fn judge(
     });
     let parts = match &results {
         Ok(results) => parts(asked, results),
-        Err(_) => asked.iter().map(|test| unread(test)).collect(),
+        Err(_) => asked.iter().map(unread).collect(),
     };
     let tested = |outcome: Outcome| Judgement { end: AttemptEnd::Tested(outcome), parts: parts.clone() };
     match job.health.as_str() {
