@@ -56,6 +56,9 @@ fn run(fixture: &Fixture, more: &[&str]) -> build_agent_tests::Ran {
 #[test]
 fn exported_tests_run_on_a_device_of_a_lab() {
     let test = "exported_tests_run_on_a_device_of_a_lab";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
     let Some(fixture) = guest(test) else { return };
     without_tests_in_qemu(&fixture);
     let (guest, port) = device(&fixture, "good,bad");
