@@ -113,13 +113,7 @@ async fn decide(args: &LabRequest, settings: &Settings) -> Result<Decision> {
     }
     let files = published(device, &summary.artifacts, &destination(&args.artifacts)?)?
         .map_err(|why| Error::usage(why).hint("the artifacts of the build have what [device] files names"))?;
-    let job = JobIdentity {
-        id: known_id(&summary),
-        commit: Some(commit),
-        reproduce: Vec::new(),
-        url: None,
-        ..settings.job.clone()
-    };
+    let job = JobIdentity { id: known_id(&summary), commit: Some(commit), ..settings.job.clone() };
     Ok(Decision::Request { device: Box::new(device.clone()), files, job: Box::new(job) })
 }
 

@@ -12,6 +12,7 @@ mod changed_builds;
 mod checks;
 mod comparison;
 mod device;
+mod device_steps;
 mod diagnostics;
 mod flight_recorder;
 mod forgery;

@@ -21,7 +21,8 @@ pub fn section(job: &Job) -> Option<Section> {
     let summary = job.summary;
     let changes = job.comparison.as_ref().map(|comparison| &comparison.sizes[..]).unwrap_or_default();
     let gone: Vec<&SizeChange> = changes.iter().filter(|change| change.after.is_none()).collect();
-    if summary.artifacts.is_empty() && summary.published.is_none() && gone.is_empty() {
+    let is_empty = summary.artifacts.is_empty() && summary.published.is_none() && gone.is_empty();
+    if is_empty && summary.device.is_none() {
         return None;
     }
     let changes: HashMap<&Path, &SizeChange> = changes.iter().map(|change| (&*change.path, change)).collect();
@@ -32,6 +33,12 @@ pub fn section(job: &Job) -> Option<Section> {
     rows.sort_by_key(|(artifact, change)| std::cmp::Reverse((change.and_then(changed), artifact.bytes)));
     let compared = job.comparison.is_some();
     let body = html! {
+        @if let Some(device) = &summary.device {
+            p {
+                "A lab is to test " (line(&device.image)) " on " (line(&device.pool)) ": request "
+                code { (line(&device.id)) } " in " (web_link(&device.address, &device.address)) "."
+            }
+        }
         @if let Some(published) = &summary.published {
             p {
                 (count(published.objects, "object")) " (" (bytes(published.bytes)) ") in "

@@ -13,7 +13,7 @@ use agent_types::outcome::{ExitStatus, Outcome};
 use super::files::DeviceFile;
 use super::lab_result::{LIMIT, LabResult};
 use super::request::request;
-use super::wait::{Waited, wait};
+use super::wait::{Waited, cancel, wait};
 use crate::config::{DeviceTests, DeviceWait, Settings};
 
 /// Uploads the files, submits the request and, if the manifest says so, waits for the verdict.
@@ -26,15 +26,20 @@ pub async fn run(
     runner: &Runner,
 ) -> Result<Outcome> {
     let destination = &settings.artifacts.destination;
-    let submit = async {
+    let prepare = async {
         let queue = Queue::open(destination, settings.artifacts.kms_key_id.as_deref()).await?;
         let files = upload(&queue, files).await?;
-        let id = job.id.as_str();
-        queue.submit(&request(device, job, id, RequestTrust::Trusted, files, SystemTime::now())).await?;
-        Ok::<_, Error>(queue)
+        Ok::<_, Error>((queue, files))
     };
-    let queue = runner.interrupt.or(submit).await.map_err(stopped)??;
+    let (queue, files) = runner.interrupt.or(prepare).await.map_err(stopped)??;
     let id = job.id.as_str();
+    let request = request(device, job, id, RequestTrust::Trusted, files, SystemTime::now());
+    let submitted = runner.interrupt.or(queue.submit(&request)).await.map_err(stopped);
+    if let Err(error) = submitted.and_then(|submitted| submitted) {
+        // It may be there all the same.
+        cancel(&queue, id, "the job that made it was stopped, or got no answer", runner).await;
+        return Err(error);
+    }
     let requested = DeviceRequested {
         id: id.to_owned(),
         pool: device.pool.clone(),

@@ -20,7 +20,8 @@ pub fn request(
         schema: SCHEMA.into(),
         id: id.to_owned(),
         created: now,
-        job: job.clone(),
+        // These words are for the machine of the job, and may contain what only its reports redact.
+        job: JobIdentity { reproduce: Vec::new(), url: None, ..job.clone() },
         trust,
         pool: device.pool.clone(),
         machine: device.machine.clone(),

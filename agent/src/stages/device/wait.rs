@@ -13,7 +13,7 @@ const POLL: Duration = Duration::from_secs(5);
 const FIRST_POLL: Duration = Duration::from_millis(200);
 
 /// How long the store may fail before the job gives up.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const OUTAGE: Duration = Duration::from_secs(10 * 60);
 
 /// For the cancellation of a request after the job was stopped.
 const CANCEL: Duration = Duration::from_secs(20);
@@ -39,29 +39,30 @@ pub async fn wait(queue: &Queue, id: &str, limit: Duration, runner: &Runner) -> 
         Ok(Waited::Interrupted(_)) => "the job that waited for it was stopped",
         Err(_) => "the job that waited for it could not read the store",
     };
-    let cancelled = tokio::time::timeout(CANCEL, queue.cancel(id, reason)).await;
-    let hint = || Some(format!("cancel it by hand: build-agent lab cancel {id}"));
-    match cancelled {
-        // The verdict came first.
-        Ok(Ok(false)) => match tokio::time::timeout(CANCEL, queue.verdict(id)).await {
-            Ok(Ok(Some(verdict))) if matches!(waited, Ok(Waited::TooLong)) => {
-                return Ok(Waited::Ended(Box::new(verdict)));
-            }
-            _ => {}
-        },
-        Ok(Ok(true)) => runner.events.info(format!("device request {id} is cancelled")).await,
-        Ok(Err(error)) => {
-            runner
-                .events
-                .warn(format!("device request {id} is not cancelled: {}", error.message), hint())
-                .await;
-        }
-        Err(_) => {
-            let message = format!("device request {id} is not cancelled: the store gave no answer");
-            runner.events.warn(message, hint()).await;
+    let came_first = cancel(queue, id, reason, runner).await;
+    if came_first && matches!(waited, Ok(Waited::TooLong)) {
+        let verdict = tokio::time::timeout(CANCEL, queue.verdict(id)).await;
+        if let Ok(Ok(Some(verdict))) = verdict {
+            return Ok(Waited::Ended(Box::new(verdict)));
         }
     }
     waited
+}
+
+/// Cancels the request, also after the job was stopped, and says so. Returns whether a verdict came first.
+pub async fn cancel(queue: &Queue, id: &str, reason: &str, runner: &Runner) -> bool {
+    let why = match tokio::time::timeout(CANCEL, queue.cancel(id, reason)).await {
+        Ok(Ok(true)) => {
+            runner.events.info(format!("device request {id} is cancelled")).await;
+            return false;
+        }
+        Ok(Ok(false)) => return true,
+        Ok(Err(error)) => error.message,
+        Err(_) => "the store gave no answer".to_owned(),
+    };
+    let hint = format!("cancel it by hand: build-agent lab cancel {id}");
+    runner.events.warn(format!("device request {id} is not cancelled: {why}"), Some(hint)).await;
+    false
 }
 
 async fn poll(queue: &Queue, id: &str, limit: Duration, runner: &Runner) -> Result<Waited> {
@@ -89,7 +90,7 @@ async fn poll(queue: &Queue, id: &str, limit: Duration, runner: &Runner) -> Resu
                 return Err(Error::upstream(format!("device request {id} is gone from the store"))
                     .hint("somebody removed it; start the job again"));
             }
-            Err(error) if answered.elapsed() > PATIENCE => return Err(error),
+            Err(error) if answered.elapsed() > OUTAGE => return Err(error),
             Err(error) => format!("is not known: {}", error.message),
         };
         if now != said {
