@@ -50,6 +50,13 @@ impl LabHost {
         std::fs::write(self.path().join("lab.toml"), text).unwrap();
     }
 
+    /// Changes the limit for booting.
+    pub fn limit_boot(&self, limit: &str) {
+        let file = self.path().join("lab.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, text.replace("boot = \"100s\"", &format!("boot = \"{limit}\""))).unwrap();
+    }
+
     /// The program `build-agent` with this lab's directory.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = build_agent_tests::agent();

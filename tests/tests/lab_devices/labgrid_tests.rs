@@ -1,5 +1,6 @@
 //! A place of real labgrid: flashing, booting, and what is left when a lab or a person holds it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use build_agent_tests::is_left_to_the_long_run;
@@ -7,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::lab_host::LabHost;
-use crate::labgrid::{Board, LabgridServers};
+use crate::labgrid::{Board, LabgridServers, free_port};
 use build_agent_tests::guest::{image, packages};
 
 struct Stand {
@@ -102,6 +103,53 @@ fn a_place_that_a_person_holds_is_left_alone() {
     host.stop(lab);
 }
 
+/// A stand-in for labgrid-client, with a switch for the memory card, which these machines do not have.
+#[test]
+fn a_memory_card_is_written_by_the_host_and_then_given_to_the_device() {
+    let host = LabHost::new();
+    let path = |name: &str| host.path().join(name);
+    let client = format!(
+        "#!/bin/sh\ncd '{}'\nshift 4\necho \"$@\" >>calls\ncase $1 in\n\
+         who) echo 'User Host Place Changed'; [ ! -e held ] || cat held ;;\n\
+         acquire) echo \"$LG_USERNAME $LG_HOSTNAME board x\" >held ;;\n\
+         show) cat show ;;\n\
+         release-from) rm held ;;\nesac\n",
+        host.path().display()
+    );
+    std::fs::write(path("client"), client).unwrap();
+    std::fs::set_permissions(path("client"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let port = free_port();
+    let show = format!(
+        "Acquired resource 'NetworkUSBSDMuxDevice' (lab/board/x/y):\n  {{'cls': 'NetworkUSBSDMuxDevice', 'params': {{}}}}\n\
+         Acquired resource 'NetworkService' (lab/board/x/y):\n  {{'cls': 'NetworkService',\n   \
+         'params': {{'address': '127.0.0.1', 'port': {port}, 'username': 'root'}}}}\n"
+    );
+    std::fs::write(path("show"), show).unwrap();
+    let text = "[devices.board]\npool = \"boards\"\nimage = \"*.wic.gz\"\n\
+                [devices.board.labgrid]\nplace = \"board\"\nclient = \"./client\"\n";
+    host.write_lab(text);
+    host.limit_boot("3s");
+    std::fs::write(path("x.wic"), "the image").unwrap();
+    std::fs::write(path("x.wic.bmap"), "the block map").unwrap();
+    assert!(std::process::Command::new("gzip").arg(path("x.wic")).status().unwrap().success());
+    host.submit("request-1", &[path("x.wic.gz"), path("x.wic.bmap")], &json!({}));
+    let mut lab = host.serve();
+    let verdict = host.verdict(&mut lab, "request-1");
+    verdict.assert_unit("boot core-image-test on board", "failed", "it does not answer ssh");
+    lab.wait_until("the place is released", || !path("held").exists());
+    let calls = std::fs::read_to_string(path("calls")).unwrap();
+    let calls: Vec<&str> = calls.lines().filter(|call| *call != "who").collect();
+    let owner = calls.last().unwrap().strip_prefix("release-from ").unwrap();
+    assert!(owner.starts_with("lease-board/1-"), "{owner}");
+    let image = calls.iter().find_map(|call| call.strip_prefix("write-image --mode bmaptool ")).unwrap();
+    let wanted =
+        ["acquire", "show", "power off", "sd-mux host", &format!("write-image --mode bmaptool {image}")];
+    let then = ["sd-mux dut", "power on", "power off", &format!("release-from {owner}")];
+    assert_eq!(calls, [wanted.as_slice(), &then].concat());
+    assert!(image.ends_with("/image/x.wic"), "{image}");
+    host.stop(lab);
+}
+
 /// The known good image tells a bad image from a bad board.
 #[test]
 fn the_known_good_image_tells_what_is_at_fault() {
@@ -114,15 +162,17 @@ fn the_known_good_image_tells_what_is_at_fault() {
     let Stand { host, board, labgrid, files, .. } = &stand;
     for (known_good, outcome, reason) in [
         (&files[1], "failed", "; the known good image boots on the same device"),
-        (&bad[1], "not-run", "neither the tested image boots"),
+        (&bad[1], "not-run", "neither the tested image works"),
     ] {
         host.write_lab(&labgrid.device(board, &format!("known_good = \"{}\"\n", known_good.display())));
         let id = format!("request-{outcome}");
         host.submit(&id, &bad, &json!({}));
         let mut lab = host.serve();
-        let verdict = host.verdict(&mut lab, &id);
-        verdict.assert_unit("boot core-image-test on board", outcome, reason);
-        assert!(!board.is_on());
+        // A device that is at fault leads to no verdict on the image.
+        let attempt = host.attempt(&mut lab, &id, 1);
+        attempt.assert_unit("boot core-image-test on board", outcome, reason);
         host.stop(lab);
+        assert!(!board.is_on());
+        assert_eq!(host.has_verdict(&id), outcome == "failed");
     }
 }

@@ -11,7 +11,7 @@ use build_agent_tests::guest::{image, packages};
 const GUEST: &str = "[devices.guest]\npool = \"boards\"\nqemu = {}\n";
 
 /// A lab with one guest, and an image.
-fn lab(test: &str, mode: &str) -> Option<(LabHost, Vec<PathBuf>)> {
+fn guest_lab(test: &str, mode: &str) -> Option<(LabHost, Vec<PathBuf>)> {
     let packages = packages(test)?;
     let host = LabHost::new();
     host.write_lab(GUEST);
@@ -23,7 +23,7 @@ fn lab(test: &str, mode: &str) -> Option<(LabHost, Vec<PathBuf>)> {
 
 #[test]
 fn a_guest_boots_is_tested_and_ends() {
-    let Some((host, files)) = lab("a_guest_boots_is_tested_and_ends", "") else { return };
+    let Some((host, files)) = guest_lab("a_guest_boots_is_tested_and_ends", "") else { return };
     let warn = "echo '<4>WARNING: CPU: 0 PID: 1 at the test' >/dev/kmsg";
     host.submit("request-1", &files, &json!({ "commands": ["uname -a", warn, "ping -c 1 10.0.2.2"] }));
     let crash = ["uname", "sleep 1; echo c >/proc/sysrq-trigger; sleep 60", "uname"];
@@ -54,7 +54,8 @@ fn a_guest_boots_is_tested_and_ends() {
 
 #[test]
 fn an_image_that_does_not_boot_fails_with_the_end_of_its_console() {
-    let Some((host, files)) = lab("an_image_that_does_not_boot_fails_with_the_end_of_its_console", "panics")
+    let Some((host, files)) =
+        guest_lab("an_image_that_does_not_boot_fails_with_the_end_of_its_console", "panics")
     else {
         return;
     };
@@ -78,9 +79,9 @@ fn an_image_that_does_not_boot_fails_with_the_end_of_its_console() {
 }
 
 #[test]
-fn a_guest_that_hangs_or_floods_its_console_ends_in_time() {
-    let test = "a_guest_that_hangs_or_floods_its_console_ends_in_time";
-    let Some((host, files)) = lab(test, "floods") else { return };
+fn a_flood_of_the_console_fills_no_disk() {
+    let test = "a_flood_of_the_console_fills_no_disk";
+    let Some((host, files)) = guest_lab(test, "floods") else { return };
     host.submit("request-1", &files, &json!({}));
     let mut lab = host.serve();
     let verdict = host.verdict(&mut lab, "request-1");
@@ -89,10 +90,16 @@ fn a_guest_that_hangs_or_floods_its_console_ends_in_time() {
     assert!(console.len() < 2 << 20, "{} bytes", console.len());
     assert!(console.contains("Linux version") && console.contains("a flood of the console"));
     host.stop(lab);
+}
+
+#[test]
+fn a_guest_that_hangs_does_not_boot() {
+    let test = "a_guest_that_hangs_does_not_boot";
     if is_left_to_the_long_run(test) {
         return;
     }
-    let Some((host, files)) = lab_with_short_boot(test) else { return };
+    let Some((host, files)) = guest_lab(test, "hangs") else { return };
+    host.limit_boot("20s");
     host.submit("request-1", &files, &json!({}));
     let mut lab = host.serve();
     let verdict = host.verdict(&mut lab, "request-1");
@@ -100,19 +107,38 @@ fn a_guest_that_hangs_or_floods_its_console_ends_in_time() {
     host.stop(lab);
 }
 
-fn lab_with_short_boot(test: &str) -> Option<(LabHost, Vec<PathBuf>)> {
-    let (host, files) = lab(test, "hangs")?;
-    let file = host.path().join("lab.toml");
-    let text = std::fs::read_to_string(&file).unwrap().replace("boot = \"100s\"", "boot = \"20s\"");
-    std::fs::write(file, text).unwrap();
-    Some((host, files))
+/// A listener on loopback of the lab host, such as a coordinator without authentication. A trusted image may reach it.
+#[test]
+fn a_guest_of_an_untrusted_source_reaches_nothing() {
+    let Some((host, files)) = guest_lab("a_guest_of_an_untrusted_source_reaches_nothing", "") else { return };
+    host.write_lab(&GUEST.replace("qemu = {}", "untrusted = true\nqemu = {}"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut &stream, b"hello\n");
+        }
+    });
+    let reach = format!("nc -w 5 10.0.2.2 {port} </dev/null | grep hello");
+    host.submit("request-1", &files, &json!({ "commands": [reach] }));
+    host.submit(
+        "request-2",
+        &files,
+        &json!({ "commands": [format!("! {{ {reach}; }}")], "trust": "untrusted" }),
+    );
+    let mut lab = host.serve();
+    for id in ["request-1", "request-2"] {
+        let verdict = host.verdict(&mut lab, id);
+        assert_eq!(verdict.verdict["outcome"], "passed", "{id}: {:#}", verdict.result);
+    }
+    host.stop(lab);
 }
 
 /// The device's ssh server ends while a command runs, and one command never ends.
 #[test]
 fn a_guest_that_loses_ssh_fails_and_one_that_hangs_is_stopped() {
     let test = "a_guest_that_loses_ssh_fails_and_one_that_hangs_is_stopped";
-    let Some((host, files)) = lab(test, "") else { return };
+    let Some((host, files)) = guest_lab(test, "") else { return };
     host.submit("request-1", &files, &json!({ "commands": ["killall dropbear; sleep 5", "uname"] }));
     host.submit("request-2", &files, &json!({ "commands": ["sleep 1000"], "run_limit": 25 }));
     let mut lab = host.serve();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_process::{Command, ExitReason, LineHandler, Runner};
+use agent_process::{Command, ExitReason, LineHandler, Runner, agent_user};
 use agent_types::error::{Error, Result};
 use agent_types::events::EventKind;
 use agent_yocto::environment::HOST_PATH;
@@ -38,6 +38,9 @@ pub async fn run_with(
     lines: &mut dyn LineHandler,
 ) -> Result<()> {
     command.environment.set("PATH", HOST_PATH).set("LC_ALL", "C.UTF-8");
+    if let Ok(user) = agent_user() {
+        command.environment.set("HOME", user.home);
+    }
     command.timeout = Some(limit);
     command.stall = Some(limit);
     let words: Vec<String> = command.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();

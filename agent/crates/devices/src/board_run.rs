@@ -1,9 +1,9 @@
 //! Runs a request on a device that the agent itself controls: acquire, flash, boot, test, power off, release.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_process::{Runner, build_user};
+use agent_process::Runner;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
@@ -12,17 +12,13 @@ use futures_util::future::BoxFuture;
 
 use crate::board::{Board, SshAddress};
 use crate::board_boot::{self, BootEnd};
+use crate::board_prepare::{Prepared, board, prepare};
 use crate::console::Console;
 use crate::fence::Fence;
-use crate::flash::{self, BadImage};
+use crate::flash::{self, BadImage, NoImage};
 use crate::lab::{Control, Device, Lab};
-use crate::labgrid::LabgridBoard;
 use crate::on_target::{self, Console as _};
 use crate::provider::{Attempt, AttemptEnd, Provider};
-use crate::qemu::QemuBoard;
-use crate::qemu_files;
-use crate::request::RequestTrust;
-use crate::ssh::SshBoard;
 use crate::test_run::stop_reason;
 
 /// For powering off and releasing a device, after the attempt had to stop.
@@ -88,13 +84,6 @@ struct BoardRun<'a> {
     unit: Unit,
 }
 
-/// What is written to the device, and what controls it.
-struct Prepared {
-    board: Box<dyn Board>,
-    /// `None`: nothing is written.
-    image: Option<PathBuf>,
-}
-
 /// How the steps before the tests ended.
 enum Ready {
     Yes(SshAddress),
@@ -103,17 +92,27 @@ enum Ready {
     DeviceFault(String),
 }
 
+/// What is probably at fault if the tested image does not boot.
+#[derive(Clone, Copy)]
+enum Suspect {
+    Image,
+    Device,
+}
+
 impl BoardRun<'_> {
     async fn whole(&self) -> Result<AttemptEnd> {
-        let prepared = match self.prepare().await {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(BadImage(why))) => return Ok(self.not_ready(Outcome::Failed(why)).await),
-            Err(error) => {
+        let prepared = match prepare(&self.attempt).await {
+            Ok(prepared) => prepared,
+            Err(NoImage::Bad(BadImage(why))) => return Ok(self.not_ready(Outcome::Failed(why)).await),
+            Err(NoImage::Host(error)) => {
                 let outcome = stop_reason(&self.attempt).unwrap_or(Outcome::NotRun(error.message.clone()));
                 self.not_ready(outcome).await;
                 return Err(error);
             }
         };
+        if !prepared.is_written {
+            self.warn_about_the_image().await;
+        }
         let ended = match self.make_ready(&prepared).await {
             Ready::Yes(address) => self.test(&address).await,
             Ready::No(outcome) => Ok(self.not_ready(outcome).await),
@@ -124,60 +123,6 @@ impl BoardRun<'_> {
         };
         self.give_back(prepared.board.as_ref()).await;
         ended
-    }
-
-    /// Chooses and unpacks the image, before the device is touched.
-    async fn prepare(&self) -> Result<Result<Prepared, BadImage>> {
-        let Attempt { lab, device, request, files, work, .. } = self.attempt;
-        if let Control::Qemu(settings) = &device.control {
-            let guest = match qemu_files::choose(request, device.image.as_deref(), files) {
-                Ok(guest) => guest,
-                Err(bad) => return Ok(Err(bad)),
-            };
-            let image = match qemu_files::packed_disk(&guest.files) {
-                Some(packed) => match self.unpack(packed).await? {
-                    Ok(image) => Some(image),
-                    Err(bad) => return Ok(Err(bad)),
-                },
-                None => None,
-            };
-            let user = build_user(lab.build_user.as_deref(), work)?;
-            let isolated = request.trust == RequestTrust::Untrusted;
-            let board = Box::new(QemuBoard::new(guest, settings.memory, isolated, user, work));
-            return Ok(Ok(Prepared { board, image }));
-        }
-        let image = match &device.image {
-            Some(pattern) => match flash::select(&request.files, pattern) {
-                Ok(file) => match self.unpack(&files.join(&file.name)).await? {
-                    Ok(image) => Some(image),
-                    Err(bad) => return Ok(Err(bad)),
-                },
-                Err(bad) => return Ok(Err(bad)),
-            },
-            None => {
-                self.warn_about_the_image().await;
-                None
-            }
-        };
-        let board = board(lab, device, work)?;
-        Ok(Ok(Prepared { board, image }))
-    }
-
-    /// Unpacks a file of the request. A block map of the unpacked image then lies beside it.
-    async fn unpack(&self, file: &Path) -> Result<Result<PathBuf, BadImage>> {
-        let Attempt { lab, files, work, runner, .. } = self.attempt;
-        let image = match flash::unpack(file, work, lab.limits.flash, runner).await? {
-            Ok(image) => image,
-            Err(bad) => return Ok(Err(bad)),
-        };
-        if let Some(name) = image.file_name().filter(|_| image.starts_with(work)) {
-            let map = format!("{}.bmap", name.to_string_lossy());
-            let (from, to) = (files.join(&map), work.join(&map));
-            if from.is_file() && !to.exists() {
-                fs_err::copy(from, to)?;
-            }
-        }
-        Ok(Ok(image))
     }
 
     async fn warn_about_the_image(&self) {
@@ -194,25 +139,38 @@ impl BoardRun<'_> {
     async fn make_ready(&self, prepared: &Prepared) -> Ready {
         let Attempt { lab, device, fence, runner, work, .. } = self.attempt;
         let board = prepared.board.as_ref();
-        let booted = match self.acquire_and_boot(prepared).await {
-            Ok(booted) => booted,
-            Err(error) => return self.fault(&error),
+        if let Err(error) = board.acquire(fence, runner).await {
+            return self.fault(&error);
+        }
+        let (why, suspect) = match self.flash(prepared).await {
+            Err(error) => (format!("the image was not written: {}", error.message), Suspect::Device),
+            Ok(()) => match self.boot(board).await {
+                Err(error) => return self.fault(&error),
+                Ok(BootEnd::Stopped) => return Ready::No(self.stopped()),
+                Ok(BootEnd::Down(why)) => (why, Suspect::Image),
+                Ok(BootEnd::Up(address)) => {
+                    self.up().await;
+                    return Ready::Yes(address);
+                }
+            },
         };
-        let why = match booted {
-            BootEnd::Up(address) => {
-                self.up().await;
-                return Ready::Yes(address);
-            }
-            BootEnd::Stopped => return Ready::No(self.stopped()),
-            BootEnd::Down(why) => why,
+        if let Some(stopped) = stop_reason(&self.attempt) {
+            return Ready::No(stopped);
+        }
+        let known_good = match (&device.known_good, suspect) {
+            (Some(known_good), _) => known_good,
+            (None, Suspect::Image) => return Ready::No(Outcome::Failed(why)),
+            (None, Suspect::Device) => return Ready::DeviceFault(format!("{}: {why}", device.name)),
         };
-        let Some(known_good) = &device.known_good else { return Ready::No(Outcome::Failed(why)) };
         runner.events.warn(format!("{why}; the known good image is booted"), None).await;
-        let unpacked = flash::unpack(known_good, work, lab.limits.flash, runner).await;
+        // A directory of its own: a block map of the tested image is not one of this image.
+        let unpacked = flash::unpack(known_good, &work.join("known-good"), lab.limits.flash, runner).await;
         let image = match unpacked {
-            Ok(Ok(image)) => image,
-            Ok(Err(BadImage(why))) => return Ready::DeviceFault(format!("the known good image: {why}")),
-            Err(error) => return self.fault(&error),
+            Ok(image) => image,
+            Err(NoImage::Bad(BadImage(why))) => {
+                return Ready::DeviceFault(format!("the known good image: {why}"));
+            }
+            Err(NoImage::Host(error)) => return self.fault(&error),
         };
         // A console of its own: what it says must not be taken for the tested image.
         let console =
@@ -228,7 +186,7 @@ impl BoardRun<'_> {
                 Ready::No(Outcome::Failed(format!("{why}; the known good image boots on the same device")))
             }
             Ok(BootEnd::Down(good)) => Ready::DeviceFault(format!(
-                "{}: neither the tested image boots ({why}) nor the known good one ({good})",
+                "{}: neither the tested image works ({why}) nor the known good one ({good})",
                 device.name
             )),
             Ok(BootEnd::Stopped) => Ready::No(self.stopped()),
@@ -236,15 +194,17 @@ impl BoardRun<'_> {
         }
     }
 
-    async fn acquire_and_boot(&self, prepared: &Prepared) -> Result<BootEnd> {
+    async fn flash(&self, prepared: &Prepared) -> Result<()> {
+        let Attempt { fence, runner, .. } = self.attempt;
+        let Some(image) = &prepared.image else { return Ok(()) };
+        let started = Instant::now();
+        prepared.board.flash(image, fence, runner).await?;
+        self.case("flash", started.elapsed()).await;
+        Ok(())
+    }
+
+    async fn boot(&self, board: &dyn Board) -> Result<BootEnd> {
         let Attempt { lab, fence, runner, work, .. } = self.attempt;
-        let board = prepared.board.as_ref();
-        board.acquire(fence, runner).await?;
-        if let Some(image) = &prepared.image {
-            let started = Instant::now();
-            board.flash(image, fence, runner).await?;
-            self.case("flash", started.elapsed()).await;
-        }
         self.console.note("power on");
         let started = Instant::now();
         board.power_on(&self.console, fence, runner).await?;
@@ -367,18 +327,6 @@ async fn give_back(board: &dyn Board, fence: &Fence, runner: &Runner) {
     }
 }
 
-/// What controls a device that is not a guest.
-fn board(lab: &Lab, device: &Device, work: &Path) -> Result<Box<dyn Board>> {
-    let flash = lab.limits.flash;
-    match &device.control {
-        Control::Labgrid(settings) => Ok(Box::new(LabgridBoard::new(settings, &device.name, work, flash))),
-        Control::Ssh(settings) => Ok(Box::new(SshBoard::new(settings, work, flash))),
-        Control::Qemu(_) | Control::Lava(_) => {
-            Err(Error::internal(format!("{} is not a board", device.name)))
-        }
-    }
-}
-
 /// Acquires the device, powers it off, and boots the known good image if there is one.
 async fn check_health(lab: &Lab, device: &Device, fence: &Fence, work: &Path, runner: &Runner) -> Result<()> {
     if matches!(device.control, Control::Qemu(_)) {
@@ -390,9 +338,12 @@ async fn check_health(lab: &Lab, device: &Device, fence: &Fence, work: &Path, ru
     let checked = async {
         board.acquire(fence, runner).await?;
         let image = match &device.known_good {
-            Some(known_good) => match flash::unpack(known_good, work, lab.limits.flash, runner).await? {
+            Some(known_good) => match flash::unpack(known_good, work, lab.limits.flash, runner).await {
                 Ok(image) => Some(image),
-                Err(BadImage(why)) => return Err(Error::machine(format!("the known good image: {why}"))),
+                Err(NoImage::Bad(BadImage(why))) => {
+                    return Err(Error::machine(format!("the known good image: {why}")));
+                }
+                Err(NoImage::Host(error)) => return Err(error),
             },
             None => None,
         };

@@ -26,6 +26,26 @@ const UNPACK: &str = "set -o pipefail; \
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadImage(pub String);
 
+/// Why there is no image to write.
+#[derive(Debug)]
+pub enum NoImage {
+    Bad(BadImage),
+    /// The lab host could not do its part.
+    Host(Error),
+}
+
+impl From<BadImage> for NoImage {
+    fn from(bad: BadImage) -> NoImage {
+        NoImage::Bad(bad)
+    }
+}
+
+impl From<Error> for NoImage {
+    fn from(error: Error) -> NoImage {
+        NoImage::Host(error)
+    }
+}
+
 /// The file whose name matches the glob.
 ///
 /// # Errors
@@ -57,20 +77,17 @@ pub fn packed(name: &str) -> Option<(&str, &'static str)> {
     PROGRAMS.into_iter().find_map(|(end, program)| Some((name.strip_suffix(end)?, program)))
 }
 
-/// The image itself: `file`, or what is packed in it, which goes to `directory`.
+/// The image itself: `file`, or what is packed in it, which goes to the directory `image` below `work`.
 ///
 /// # Errors
-/// The outer error: this machine has no such program, or no space. The inner: the file is damaged or too large.
-pub async fn unpack(
-    file: &Path,
-    directory: &Path,
-    limit: Duration,
-    runner: &Runner,
-) -> Result<Result<PathBuf, BadImage>> {
+/// The file is damaged or too large; or this machine has no such program, or no space.
+pub async fn unpack(file: &Path, work: &Path, limit: Duration, runner: &Runner) -> Result<PathBuf, NoImage> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let Some((inner, program)) = packed(&name) else { return Ok(Ok(file.to_owned())) };
+    let Some((inner, program)) = packed(&name) else { return Ok(file.to_owned()) };
+    let directory = work.join("image");
+    fs_err::create_dir_all(&directory).map_err(Error::from)?;
     let image = directory.join(inner);
-    let mut command = Command::new("bash", directory, "unpack-image")
+    let mut command = Command::new("bash", &directory, "unpack-image")
         .args(["-c", UNPACK, "bash", program])
         .arg(file)
         .arg((LARGEST + 1).to_string())
@@ -84,18 +101,19 @@ pub async fn unpack(
     let bytes = fs_err::metadata(&image).map(|image| image.len()).unwrap_or(0);
     match ended.end {
         _ if bytes > LARGEST => {
-            Ok(Err(BadImage(format!("{name} is larger than {} GiB when it is unpacked", LARGEST >> 30))))
+            Err(BadImage(format!("{name} is larger than {} GiB when it is unpacked", LARGEST >> 30)).into())
         }
-        ExitReason::Exited(0) => Ok(Ok(image)),
+        ExitReason::Exited(0) => Ok(image),
         ExitReason::Exited(127) => {
             Err(Error::machine(format!("{program} is not there, and {name} needs it"))
-                .hint(format!("install the package of {program} on the lab host")))
+                .hint(format!("install the package of {program} on the lab host"))
+                .into())
         }
         ExitReason::Exited(_) if said.contains("No space left") => {
-            Err(Error::machine(format!("cannot unpack {name}{said}")))
+            Err(Error::machine(format!("cannot unpack {name}{said}")).into())
         }
-        ExitReason::Exited(_) => Ok(Err(BadImage(format!("{name} cannot be unpacked{said}")))),
-        other => Err(Error::machine(format!("{program} {name}: {other}"))),
+        ExitReason::Exited(_) => Err(BadImage(format!("{name} cannot be unpacked{said}")).into()),
+        other => Err(Error::machine(format!("{program} {name}: {other}")).into()),
     }
 }
 

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
 use crate::board::{Board, SshAddress};
-use crate::board_program::run_with;
+use crate::board_program::{run_program, run_with};
 use crate::console::Console;
 use crate::console_tcp;
 use crate::fence::{Fence, LeaseName};
@@ -70,9 +70,6 @@ impl LabgridBoard {
         command = command.args(["-x", coordinator, "-p", place]).args(words);
         let Holder { host, user } = owner(lease);
         command.environment.set("LG_HOSTNAME", host).set("LG_USERNAME", user);
-        if let Ok(user) = agent_process::agent_user() {
-            command.environment.set("HOME", user.home);
-        }
         command.status(format!("labgrid-client {}, place {place}", words.join(" ")))
     }
 
@@ -134,24 +131,34 @@ impl LabgridBoard {
     }
 
     async fn write(&self, image: &Path, fence: &Fence, runner: &Runner) -> Result<()> {
-        let command = match &self.settings.write {
-            WriteImage::WriteImage => {
-                let mut bmap = image.as_os_str().to_owned();
-                bmap.push(".bmap");
-                let mode: &[&str] = match Path::new(&bmap).is_file() {
-                    true => &["write-image", "--mode", "bmaptool"],
-                    false => &["write-image"],
-                };
-                self.client(fence.name(), mode).arg(image)
-            }
-            WriteImage::Command(words) => {
-                let mut command = Command::new("", &self.work, "write-image");
-                command.argv = words.iter().map(Into::into).collect();
-                command.arg(image).status("the lab writes the image")
-            }
+        let words = match &self.settings.write {
+            WriteImage::WriteImage => return self.write_image(image, fence, runner).await,
+            WriteImage::Command(words) => words,
+        };
+        let mut command = Command::new("", &self.work, "write-image");
+        command.argv = words.iter().map(Into::into).collect();
+        fence.check()?;
+        run_program(command.arg(image).status("the lab writes the image"), self.flash, runner).await
+    }
+
+    /// `labgrid-client write-image`. A switch for the memory card gives the card to the host, and then back to the device.
+    async fn write_image(&self, image: &Path, fence: &Fence, runner: &Runner) -> Result<()> {
+        let has_mux = self.state().info.has_sd_mux;
+        if has_mux {
+            self.run(&["sd-mux", "host"], fence, runner).await?;
+        }
+        let mut map = image.as_os_str().to_owned();
+        map.push(".bmap");
+        let mode: &[&str] = match Path::new(&map).is_file() {
+            true => &["write-image", "--mode", "bmaptool"],
+            false => &["write-image"],
         };
         fence.check()?;
-        run_with(command, self.flash, runner, &mut ()).await
+        run_program(self.client(fence.name(), mode).arg(image), self.flash, runner).await?;
+        if has_mux {
+            self.run(&["sd-mux", "dut"], fence, runner).await?;
+        }
+        Ok(())
     }
 
     fn stop_reading(&self) {

@@ -21,6 +21,8 @@ pub struct PlaceInfo {
     /// The user of `NetworkService`.
     pub user: Option<String>,
     pub serial: Option<SerialPort>,
+    /// A switch for the memory card: the host writes it, and then the device gets it.
+    pub has_sd_mux: bool,
 }
 
 /// A serial port on the network (`NetworkSerialPort`).
@@ -62,6 +64,7 @@ pub fn place_info(lines: &[String]) -> PlaceInfo {
                 info.ssh = info.ssh.or(address.map(|host| (host.to_owned(), port.unwrap_or(22))));
                 info.user = info.user.or(value(&text, "username").map(str::to_owned));
             }
+            Some(class) if class.contains("SDMux") || class.contains("SDWire") => info.has_sd_mux = true,
             Some("NetworkSerialPort") => {
                 let host = value(&text, "host");
                 let is_rfc2217 = value(&text, "protocol") != Some("raw");
@@ -124,6 +127,7 @@ mod tests {
             ssh: Some(("127.0.0.1".into(), 2222)),
             user: Some("root".into()),
             serial: Some(SerialPort { host: "127.0.0.1".into(), port: 4001, is_rfc2217: false }),
+            has_sd_mux: false,
         };
         assert_eq!(place_info(&show), wanted);
         let other: Vec<String> = show
@@ -134,6 +138,9 @@ mod tests {
         assert_eq!(info.ssh, Some(("127.0.0.1".into(), 22)));
         assert!(info.serial.is_some_and(|serial| serial.is_rfc2217));
         assert_eq!(place_info(&[]), PlaceInfo::default());
+        let mux =
+            "Acquired resource 'x' (y):\n {'acquired': 'x', 'cls': 'NetworkUSBSDMuxDevice', 'params': {}}";
+        assert!(place_info(&lines(mux)).has_sd_mux);
         // A port that is not there yet.
         assert_eq!(
             place_info(&lines(

@@ -25,6 +25,7 @@
 
 pub mod board;
 mod board_boot;
+mod board_prepare;
 mod board_program;
 pub mod board_run;
 mod commands;

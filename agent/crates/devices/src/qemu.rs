@@ -98,6 +98,11 @@ impl QemuBoard {
     async fn start(&self, console: &Console, runner: &Runner) -> Result<()> {
         let scratch = self.scratch()?;
         let conf = &self.guest.conf;
+        let is_installed = std::env::split_paths(HOST_PATH).any(|one| one.join(&conf.program).is_file());
+        if !is_installed {
+            return Err(Error::machine(format!("{} is not there, and the image needs it", conf.program))
+                .hint("install QEMU for this architecture on the lab host"));
+        }
         if qemu_kvm::works(conf, &scratch, self.user.as_ref(), runner).await {
             self.start_with(true, &scratch, console, runner).await?;
             if self.speaks(console, runner).await {
@@ -154,7 +159,11 @@ impl QemuBoard {
                 never = touch(activity) => never,
             };
             let why = match ended {
-                Ok(ended) => format!("QEMU ended: {}", ended.end),
+                Ok(ended) if ended.success() => "QEMU ended".to_owned(),
+                Ok(ended) => {
+                    let last = ended.tail.last().map(|line| format!(": {line}")).unwrap_or_default();
+                    format!("QEMU ended: {}{last}", ended.end)
+                }
                 Err(error) => error.to_string(),
             };
             let _ = tell.send(Some(why));

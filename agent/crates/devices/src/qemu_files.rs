@@ -84,7 +84,8 @@ fn disk<'a>(names: &[&'a str], preferred: Option<&str>) -> Option<&'a str> {
     let mut kinds = preferred.into_iter().chain(DISKS);
     kinds.find_map(|kind| {
         let end = format!(".{kind}");
-        shortest(names.iter().copied().filter(|name| unpacked(name).ends_with(&end)))
+        let fits = |name: &&str| name.ends_with(&end) || unpacked(name).ends_with(&end);
+        shortest(names.iter().copied().filter(fits))
     })
 }
 
@@ -124,6 +125,7 @@ mod tests {
             (&names[..], Some("wic"), Some("core.rootfs.wic")),
             (&names[2..], None, Some("core.rootfs.ext4.zst")),
             (&["core.cpio.gz"], Some("ext4"), Some("core.cpio.gz")),
+            (&["core.cpio.gz", "core.ext4"], Some("cpio.gz"), Some("core.cpio.gz")),
             (&["core.tar.zst"], None, None),
         ] {
             assert_eq!(disk(names, preferred), wanted, "{names:?}");
