@@ -28,6 +28,9 @@ use agent_types::stage::Stage;
 
 use super::device_job::{DeviceJob, GRACE, JobEnd};
 
+/// Characters of a reason.
+const LONGEST_REASON: usize = 1_000;
+
 /// A device of this lab, and what its attempts need.
 #[derive(Clone)]
 pub struct Place {
@@ -259,7 +262,7 @@ impl Place {
             lab: Some(self.lab.name.clone()),
             device: Some(self.device.name.clone()),
             exit: end.exit,
-            outcome: end.outcome,
+            outcome: shortened(&end.outcome),
             result_sha256: end.result_sha256,
             time: SystemTime::now(),
         };
@@ -291,8 +294,12 @@ impl Place {
                 why = cancelled => why,
                 () = lab.cancelled() => Stop::LabStopped,
             };
+            // A stop of the lab has reached the work already; a second signal would not let it power off the device.
+            let is_new = why != Stop::LabStopped;
             let _ = stopped.set(why);
-            interrupt.signal();
+            if is_new {
+                interrupt.signal();
+            }
             fence.lost().await;
             // Nothing more may touch the device.
             interrupt.signal();
@@ -364,6 +371,14 @@ impl Place {
     }
 }
 
+/// A reason may be long; the files of the store are small.
+pub fn shortened(outcome: &Outcome) -> Outcome {
+    outcome.map_reason(|why| match why.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{} …", &why[..end]),
+        None => why.to_owned(),
+    })
+}
+
 /// Does the work as long as the lease is held.
 async fn while_held<T>(fence: &Fence, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
@@ -402,6 +417,14 @@ fn stop_outcome(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let long = Outcome::Failed("é".repeat(5_000));
+        assert_eq!(shortened(&long), Outcome::Failed(format!("{} …", "é".repeat(LONGEST_REASON))));
+        let short = Outcome::Failed("é".into());
+        assert_eq!(shortened(&short), short);
+    }
 
     #[test]
     fn the_reason_of_a_stop_decides_the_outcome() {

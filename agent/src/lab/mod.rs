@@ -18,6 +18,5 @@ mod serve;
 mod status;
 mod store_clock;
 
-pub use page::render as render_page;
 pub use serve::{Say, serve};
 pub use status::{LabStatus, QueueEntry, labs, queue_entries};

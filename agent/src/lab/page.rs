@@ -2,7 +2,7 @@
 //! are relative to it. It contains no present time: it is only written again when something changes.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use maud::{Markup, html};
 
@@ -14,8 +14,11 @@ use crate::report::page::{count, encoded, line, plain_document};
 /// Ended attempts that the page shows.
 const MOST_HISTORY: usize = 100;
 
-/// The page.
-pub fn render(labs: &[(LabStatus, SystemTime)], queue: &[QueueEntry]) -> String {
+/// A lab that is silent for longer may have died.
+const SILENT: Duration = Duration::from_secs(10 * 60);
+
+/// The page. `now`: by the store's clock.
+pub fn render(labs: &[(LabStatus, SystemTime)], queue: &[QueueEntry], now: SystemTime) -> String {
     let devices: Vec<(&LabStatus, &DeviceStatus)> =
         labs.iter().flat_map(|(lab, _)| lab.devices.iter().map(move |device| (lab, device))).collect();
     let mut history: Vec<(&LabStatus, &HistoryEntry)> =
@@ -31,7 +34,12 @@ pub fn render(labs: &[(LabStatus, SystemTime)], queue: &[QueueEntry]) -> String 
                 @if sick > 0 { ", " strong.bad { (sick) " sick" } }
                 ", " (count(queue.len() as u64, "request")) " in the queue"
             }
-            @for (lab, _) in labs {
+            @for (lab, heard) in labs {
+                @if !lab.stopped && now.duration_since(*heard).is_ok_and(|silent| silent > SILENT) {
+                    div.error.box {
+                        p { "The lab " strong { (line(&lab.lab)) } " was heard of last at " (time(*heard)) "." }
+                    }
+                }
                 @if let Some(problem) = &lab.problem {
                     div.error.box { p { strong { (line(&lab.lab)) } ": " (line(problem)) } }
                 }
@@ -179,7 +187,7 @@ fn report(request: &str, attempt: u32) -> String {
 
 fn time(time: SystemTime) -> Markup {
     // Years that the format cannot express come from damaged files.
-    let limit = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(250_000_000_000);
+    let limit = SystemTime::UNIX_EPOCH + Duration::from_secs(250_000_000_000);
     match SystemTime::UNIX_EPOCH <= time && time < limit {
         true => {
             let stamp = humantime::format_rfc3339_seconds(time).to_string();

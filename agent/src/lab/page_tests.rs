@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::lab::status::SCHEMA;
 
@@ -57,7 +55,7 @@ fn the_newest_end_comes_first_and_links_to_its_report() {
         device("pi-1", DeviceState::Running, None),
         device("pi-2", DeviceState::Sick, Some("it does not boot")),
     ];
-    let page = render(&[lab(devices, history)], &[]);
+    let page = render(&[lab(devices, history)], &[], at(10));
     let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is not in {page}"));
     assert!(place("no verdict") < place(">passed<"), "{page}");
     assert!(page.contains("href=\"requests/20260102T030405Z-0f5d7e0c91b2a3d4/reports/1/report.html\""));
@@ -90,13 +88,21 @@ fn nothing_in_the_store_becomes_markup() {
         detail: Some(evil.into()),
         request: None,
     }];
-    let page = render(&labs, &queue);
+    let page = render(&labs, &queue, at(10));
     assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains('\u{1b}'), "{page}");
     assert!(!page.contains("href=\"requests/../"), "{page}");
 }
 
 #[test]
 fn an_empty_store_has_a_page() {
-    let page = render(&[], &[]);
+    let page = render(&[], &[], at(10));
     assert!(page.contains("No lab has written its status yet") && page.contains("Nothing has ended yet"));
+}
+
+#[test]
+fn a_silent_lab_is_named() {
+    for (seconds, silent) in [(10, false), (3600, true)] {
+        let page = render(&[lab(Vec::new(), Vec::new())], &[], at(seconds));
+        assert_eq!(page.contains("was heard of last at"), silent, "{seconds}");
+    }
 }

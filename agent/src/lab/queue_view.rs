@@ -49,6 +49,21 @@ impl Ending {
         };
         Ending { id: id.to_owned(), outcome, exit }
     }
+
+    /// Of a request that no lab of this version can run.
+    fn invalid(id: &str, error: &Error) -> Ending {
+        let outcome = Outcome::NotRun(error.message.clone());
+        Ending { id: id.to_owned(), outcome, exit: ExitStatus::Usage }
+    }
+}
+
+/// What became of an open request.
+enum Looked {
+    Decided,
+    Ends(Ending),
+    /// With the words for where.
+    Runs(Arc<DeviceRequest>, String),
+    Waits(WaitingRequest),
 }
 
 /// What is remembered between two looks.
@@ -96,50 +111,73 @@ impl QueueView {
         let mut look = QueueLook::default();
         let mut waiting = Vec::new();
         for (open, state) in open.iter().zip(states) {
-            let state = state?.unwrap_or_default();
-            if state.decided {
-                look.decided.push(open.id.clone());
-                continue;
-            }
-            let runs = match running.get(&open.id) {
-                Some(words) => Some(words.clone()),
-                None => self.runs(queue, &open.id, &state).await?,
-            };
-            let request = match self.requests.get(&open.id) {
-                Some(Ok(request)) => Arc::clone(request),
-                Some(Err(error)) => {
-                    look.ending.push(invalid(open, error));
-                    continue;
+            let looked = match state {
+                Ok(state) => {
+                    let state = state.unwrap_or_default();
+                    let running = running.get(&open.id).cloned();
+                    self.look_at(queue, open, state, running, now, attempts).await
                 }
-                None => continue,
+                Err(error) => Err(error),
             };
-            let entry = QueueEntry::new(open, &request);
-            if let Some(words) = runs {
-                look.entries.push(QueueEntry { state: "running", detail: Some(words), ..entry });
-                continue;
-            }
-            let view = WaitingRequest {
-                request: Arc::clone(&request),
-                submitted: open.submitted,
-                attempts: state.attempts,
-            };
-            let end = match state.cancelled {
-                true => {
-                    let by = cancelled_by(queue, &open.id).await?;
-                    Some(Outcome::Cancelled(format!("cancelled by {by}")))
+            match looked {
+                Ok(Looked::Decided) => look.decided.push(open.id.clone()),
+                Ok(Looked::Ends(ending)) => look.ending.push(ending),
+                Ok(Looked::Runs(request, words)) => {
+                    let entry = QueueEntry::new(open, &request);
+                    look.entries.push(QueueEntry { state: "running", detail: Some(words), ..entry });
                 }
-                false => end_without_device(&view, now, attempts),
-            };
-            match end {
-                Some(outcome) => look.ending.push(Ending::new(&open.id, outcome)),
-                None => {
-                    look.entries.push(entry);
-                    waiting.push((request, open.submitted, state.attempts));
+                Ok(Looked::Waits(request)) => {
+                    look.entries.push(QueueEntry::new(open, &request.request));
+                    waiting.push(request);
                 }
+                // One request that cannot be read does not hide the others.
+                Err(error) => look.entries.push(QueueEntry::unknown(open, error.message)),
             }
         }
-        look.waiting = candidates(&waiting);
+        sort(&mut waiting);
+        let candidate = |waiting: WaitingRequest| {
+            Some(Candidate { attempt: waiting.attempts.checked_add(1)?, request: waiting.request })
+        };
+        look.waiting = waiting.into_iter().filter_map(candidate).collect();
         Ok(look)
+    }
+
+    async fn look_at(
+        &mut self,
+        queue: &Queue,
+        open: &OpenRequest,
+        state: RequestState,
+        running: Option<String>,
+        now: SystemTime,
+        attempts: u32,
+    ) -> Result<Looked> {
+        if state.decided {
+            return Ok(Looked::Decided);
+        }
+        let runs = match running {
+            Some(words) => Some(words),
+            None => self.runs(queue, &open.id, &state).await?,
+        };
+        let request = match self.requests.get(&open.id) {
+            Some(Ok(request)) => Arc::clone(request),
+            Some(Err(error)) => return Ok(Looked::Ends(Ending::invalid(&open.id, error))),
+            None => return Err(Error::upstream("it was not read")),
+        };
+        if let Some(words) = runs {
+            return Ok(Looked::Runs(request, words));
+        }
+        let waiting = WaitingRequest { request, submitted: open.submitted, attempts: state.attempts };
+        let end = match state.cancelled {
+            true => {
+                let by = cancelled_by(queue, &open.id).await?;
+                Some(Outcome::Cancelled(format!("cancelled by {by}")))
+            }
+            false => end_without_device(&waiting, now, attempts),
+        };
+        Ok(match end {
+            Some(outcome) => Looked::Ends(Ending::new(&open.id, outcome)),
+            None => Looked::Waits(waiting),
+        })
     }
 
     /// A request of the last look.
@@ -160,7 +198,8 @@ impl QueueView {
                 Err(error) if error.class == Class::Usage => {
                     self.requests.insert(id.clone(), Err(error));
                 }
-                Err(error) => return Err(error),
+                // The next look reads it again.
+                Err(error) => tracing::warn!("cannot read the request {id}: {error}"),
             }
         }
         Ok(())
@@ -184,21 +223,6 @@ impl QueueView {
     }
 }
 
-/// The requests in the order in which devices take them.
-fn candidates(waiting: &[(Arc<DeviceRequest>, SystemTime, u32)]) -> Vec<Candidate> {
-    let view = |(request, submitted, attempts): &(Arc<DeviceRequest>, SystemTime, u32)| WaitingRequest {
-        request: Arc::clone(request),
-        submitted: *submitted,
-        attempts: *attempts,
-    };
-    let mut views: Vec<WaitingRequest> = waiting.iter().map(view).collect();
-    sort(&mut views);
-    let candidate = |view: WaitingRequest| {
-        Some(Candidate { attempt: view.attempts.checked_add(1)?, request: view.request })
-    };
-    views.into_iter().filter_map(candidate).collect()
-}
-
 /// Who cancelled a request. A damaged file cancels it as well.
 async fn cancelled_by(queue: &Queue, id: &str) -> Result<String> {
     match queue.cancellation(id).await {
@@ -208,10 +232,4 @@ async fn cancelled_by(queue: &Queue, id: &str) -> Result<String> {
         Err(error) if error.class == Class::Usage => Ok("somebody".into()),
         Err(error) => Err(error),
     }
-}
-
-/// A request that no lab of this version can run.
-fn invalid(open: &OpenRequest, error: &Error) -> Ending {
-    let outcome = Outcome::NotRun(error.message.clone());
-    Ending { id: open.id.clone(), outcome, exit: ExitStatus::Usage }
 }

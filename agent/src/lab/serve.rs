@@ -22,7 +22,7 @@ use agent_process::Interrupt;
 use agent_types::error::{Class, Error, Result};
 use agent_types::outcome::Outcome;
 
-use super::attempt::{Candidate, Cause, DeviceUse, Place};
+use super::attempt::{Candidate, Cause, DeviceUse, Place, shortened};
 use super::device_job::GRACE;
 use super::page;
 use super::queue_view::{Ending, QueueLook, QueueView};
@@ -31,6 +31,9 @@ use super::store_clock::StoreClock;
 
 /// Ended attempts that the lab remembers.
 const HISTORY: usize = 100;
+
+/// Characters of what a device's status says.
+const LONGEST_WHY: usize = 500;
 
 /// The pause of a device after its lab could not use it; doubles up to the second one.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -181,6 +184,7 @@ fn set_status(
     request: Option<(String, u32)>,
 ) -> bool {
     let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
+    let why = why.map(|why| why.chars().take(LONGEST_WHY).collect());
     let (id, attempt) = request.unzip();
     let is_new = (status.state, &status.why, &status.request) != (state, &why, &id);
     if is_new {
@@ -224,7 +228,7 @@ impl Server {
         let clock = self.write_status(true).await?;
         let attempts = self.lab.limits.attempts;
         let look = self.view.look(&self.queue, clock.now(), &HashMap::new(), attempts).await?;
-        self.write_page(&look.entries).await
+        self.write_page(&look.entries, clock.now()).await
     }
 
     /// One look at the store, and what follows from it.
@@ -234,29 +238,41 @@ impl Server {
         let attempts = self.lab.limits.attempts;
         let QueueLook { waiting, ending, decided, entries } =
             self.view.look(&self.queue, clock.now(), &running, attempts).await?;
+        // One request that cannot be ended does not keep others from ending.
         for id in decided {
-            self.close(&id).await?;
-        }
-        for Ending { id, outcome, exit } in ending {
-            let verdict = Verdict {
-                attempt: None,
-                lab: Some(self.lab.name.clone()),
-                device: None,
-                exit,
-                outcome,
-                result_sha256: None,
-                time: SystemTime::now(),
-            };
-            let verdict = self.queue.decide(&id, &verdict).await?;
-            (self.say)(&format!("{id}: {}", words(&verdict.outcome)));
-            if let Some(request) = self.view.request(&id) {
-                let ended = entry(request, None, "", verdict.outcome, true);
-                self.remember(ended);
+            if let Err(error) = self.close(&id).await {
+                tracing::warn!("cannot close {id}: {error}");
             }
-            self.close(&id).await?;
         }
-        self.use_devices(waiting).await?;
-        self.write_page(&entries).await
+        for ending in ending {
+            let id = ending.id.clone();
+            if let Err(error) = self.end(ending).await {
+                tracing::warn!("cannot end {id}: {error}");
+            }
+        }
+        self.use_devices(waiting).await;
+        self.write_page(&entries, clock.now()).await
+    }
+
+    /// Ends a request that no device runs.
+    async fn end(&mut self, ending: Ending) -> Result<()> {
+        let Ending { id, outcome, exit } = ending;
+        let verdict = Verdict {
+            attempt: None,
+            lab: Some(self.lab.name.clone()),
+            device: None,
+            exit,
+            outcome: shortened(&outcome),
+            result_sha256: None,
+            time: SystemTime::now(),
+        };
+        let verdict = self.queue.decide(&id, &verdict).await?;
+        (self.say)(&format!("{id}: {}", words(&verdict.outcome)));
+        if let Some(request) = self.view.request(&id) {
+            let ended = entry(request, None, "", verdict.outcome, true);
+            self.remember(ended);
+        }
+        self.close(&id).await
     }
 
     /// The requests that run here, and where.
@@ -270,10 +286,19 @@ impl Server {
     }
 
     /// Gives requests to the devices that are free.
-    async fn use_devices(&mut self, mut waiting: Vec<Candidate>) -> Result<()> {
+    async fn use_devices(&mut self, mut waiting: Vec<Candidate>) {
         let names: Vec<String> = self.devices.keys().cloned().collect();
         for name in names {
-            let Some(newest) = self.free(&name).await? else { continue };
+            let newest = match self.free(&name).await {
+                Ok(Some(newest)) => newest,
+                Ok(None) => continue,
+                Err(error) => {
+                    if let Some(served) = self.devices.get(&name) {
+                        served.set(DeviceState::Waiting, Some(error.to_string()));
+                    }
+                    continue;
+                }
+            };
             let Some(served) = self.devices.get_mut(&name) else { continue };
             let place = served.place.clone();
             if served.suspect {
@@ -299,7 +324,6 @@ impl Server {
             });
             self.uses.spawn(async move { (name, whole(place.run(newest, candidates, claimed)).await) });
         }
-        Ok(())
     }
 
     /// The number of the newest lease of a device that can be used now.
@@ -457,9 +481,9 @@ impl Server {
     }
 
     /// Writes the page, if something changed.
-    async fn write_page(&mut self, entries: &[QueueEntry]) -> Result<()> {
+    async fn write_page(&mut self, entries: &[QueueEntry], now: SystemTime) -> Result<()> {
         let labs = status::labs(&self.queue).await?;
-        let page = page::render(&labs, entries);
+        let page = page::render(&labs, entries, now);
         if page != self.page {
             self.queue.store().write(layout::PAGE, page.clone().into_bytes()).await?;
             self.page = page;
@@ -488,7 +512,7 @@ fn entry(
         image: request.image.clone(),
         job: request.job.name.clone(),
         commit: request.job.commit.clone(),
-        outcome,
+        outcome: shortened(&outcome),
         decided,
         time: SystemTime::now(),
     }

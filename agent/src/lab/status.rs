@@ -146,6 +146,12 @@ impl QueueEntry {
             request: Some(DeviceRequest { task_token, ..request.clone() }),
         }
     }
+
+    /// A request that cannot be read now, or is not valid.
+    pub fn unknown(open: &OpenRequest, why: String) -> QueueEntry {
+        let (id, submitted) = (open.id.clone(), open.submitted);
+        QueueEntry { id, submitted, state: "invalid", detail: Some(why), request: None }
+    }
 }
 
 /// All labs of a store, and when each was last heard of by the store's clock.
@@ -184,14 +190,7 @@ pub async fn queue_entries(queue: &Queue) -> Result<Vec<QueueEntry>> {
             Ok(Some(request)) => QueueEntry::new(&open, &request),
             other => {
                 let why = other.err().map_or("its request.json is missing".into(), |error| error.message);
-                let (id, submitted) = (open.id, open.submitted);
-                entries.push(QueueEntry {
-                    id,
-                    submitted,
-                    state: "invalid",
-                    detail: Some(why),
-                    request: None,
-                });
+                entries.push(QueueEntry::unknown(&open, why));
                 continue;
             }
         };

@@ -140,7 +140,8 @@ impl Queue {
         if self.verdict(id).await?.is_some() {
             return Ok(false);
         }
-        let cancellation = Cancellation { by: by.to_owned(), time: SystemTime::now() };
+        let by = by.chars().take(200).collect();
+        let cancellation = Cancellation { by, time: SystemTime::now() };
         self.store.create(&layout::cancel(id), to_json(&cancellation)?).await.map(|_| true)
     }
 
