@@ -1,6 +1,6 @@
 //! `build-agent`: from a job manifest to a verdict on a Yocto layer that can be trusted.
 //!
-//! This crate is the program: `cli → job → stages → config`, with `report` and `doctor` at `cli`'s side. What it
+//! This crate is the program: `cli → job → stages → config`, with `report`, `lab` and `doctor` at `cli`'s side. What it
 //! is made of are libraries below `agent/crates/`, each with one story. Data flows one way, and the
 //! compiler sees to it, because crates cannot use each other in a circle:
 //!

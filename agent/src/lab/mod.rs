@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! serve        the loop over all devices
+//! served       a device, as the loop sees it
 //! queue_view   one look at the queue: which requests wait, and which have to end
 //! attempt      one attempt of a request on one device, from the lease to the verdict
 //! device_job   the attempt as a job: events, reports
@@ -15,6 +16,7 @@ mod device_job;
 mod page;
 mod queue_view;
 mod serve;
+mod served;
 mod status;
 mod store_clock;
 

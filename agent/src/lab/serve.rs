@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use agent_devices::fence::uptime;
 use agent_devices::health;
-use agent_devices::lab::{Control, Device, Lab};
+use agent_devices::lab::{Device, Lab};
 use agent_devices::lab_state::LabState;
 use agent_devices::lease::{LeaseObserver, LeaseState};
 use agent_devices::provider::Provider;
@@ -26,18 +26,12 @@ use super::attempt::{Candidate, Cause, DeviceUse, Place, shortened};
 use super::device_job::GRACE;
 use super::page;
 use super::queue_view::{Ending, QueueLook, QueueView};
-use super::status::{self, DeviceState, DeviceStatus, HistoryEntry, LabStatus, QueueEntry};
+use super::served::{Served, set_status};
+use super::status::{self, DeviceState, HistoryEntry, LabStatus, QueueEntry};
 use super::store_clock::StoreClock;
 
 /// Ended attempts that the lab remembers.
 const HISTORY: usize = 100;
-
-/// Characters of what a device's status says.
-const LONGEST_WHY: usize = 500;
-
-/// The pause of a device after its lab could not use it; doubles up to the second one.
-const PAUSE: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// For what is written after a request has its verdict, and at the end. The next look repeats it.
 const LAST_WRITE: Duration = Duration::from_secs(20);
@@ -125,75 +119,6 @@ struct Server {
     say: Say,
 }
 
-/// A device, and what the lab does with it.
-struct Served {
-    place: Place,
-    status: Arc<Mutex<DeviceStatus>>,
-    in_use: bool,
-    /// It must pass a health check before it gets a request.
-    suspect: bool,
-    /// The next pause, and the [`uptime`] at which the present one ends.
-    pause: Duration,
-    until: Duration,
-}
-
-impl Served {
-    fn new(place: Place) -> Served {
-        let device = &place.device;
-        let control = match &device.control {
-            Control::Labgrid(_) => "labgrid",
-            Control::Lava(_) => "lava",
-            Control::Ssh(_) => "ssh",
-            Control::Qemu(_) => "qemu",
-        };
-        let status = DeviceStatus {
-            name: device.name.clone(),
-            pool: device.pool.clone(),
-            control: control.into(),
-            features: device.features.clone(),
-            untrusted: device.untrusted,
-            state: DeviceState::Idle,
-            why: None,
-            request: None,
-            attempt: None,
-            since: SystemTime::now(),
-        };
-        let status = Arc::new(Mutex::new(status));
-        Served { place, status, in_use: false, suspect: false, pause: PAUSE, until: Duration::ZERO }
-    }
-
-    fn status(&self) -> DeviceStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// False, if it was in this state.
-    fn set(&self, state: DeviceState, why: Option<String>) -> bool {
-        set_status(&self.status, state, why, None)
-    }
-
-    fn back_off(&mut self) {
-        self.until = uptime() + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-fn set_status(
-    status: &Mutex<DeviceStatus>,
-    state: DeviceState,
-    why: Option<String>,
-    request: Option<(String, u32)>,
-) -> bool {
-    let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
-    let why = why.map(|why| why.chars().take(LONGEST_WHY).collect());
-    let (id, attempt) = request.unzip();
-    let is_new = (status.state, &status.why, &status.request) != (state, &why, &id);
-    if is_new {
-        status.since = SystemTime::now();
-    }
-    (status.state, status.why, status.request, status.attempt) = (state, why, id, attempt);
-    is_new
-}
-
 impl Server {
     async fn run(&mut self, interrupt: &Interrupt) {
         let poll = self.lab.limits.poll;
@@ -207,8 +132,10 @@ impl Server {
             let Ok(ticked) = interrupt.or(self.tick()).await else { break };
             let problem = ticked.err().map(|error| error.to_string());
             if problem != self.problem {
-                let line = problem.clone().unwrap_or_else(|| "the store answers again".into());
-                (self.say)(&format!("error: {line}"));
+                match &problem {
+                    Some(problem) => (self.say)(&format!("error: {problem}")),
+                    None => (self.say)("the store answers again"),
+                }
             }
             self.problem = problem;
         }
@@ -372,7 +299,8 @@ impl Server {
                 served.set(DeviceState::Idle, None);
             }
             Ok(DeviceUse::Healthy) => {
-                (served.suspect, served.pause) = (false, PAUSE);
+                served.suspect = false;
+                served.end_pauses();
                 served.set(DeviceState::Idle, None);
                 (self.say)(&format!("the device {name} works"));
             }
@@ -382,7 +310,7 @@ impl Server {
                 (self.say)(&format!("the device {name} failed its health check: {why}"));
             }
             Ok(DeviceUse::Decided { request, attempt, verdict }) => {
-                served.pause = PAUSE;
+                served.end_pauses();
                 served.set(DeviceState::Idle, None);
                 let id = request.id.clone();
                 (self.say)(&format!("{id}: {} on {name}", words(&verdict.outcome)));
