@@ -4,7 +4,6 @@
 //! feature is supported, every group that was asked for has tests that passed, and nothing failed. Device Tester leaves
 //! out groups without a word if `device.json` does not claim their feature.
 
-use agent_types::error::{Error, Result};
 use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::testimage::verdict::JudgedTest;
@@ -35,7 +34,7 @@ pub struct Evidence {
 /// The judgement of a run.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    pub outcome: Result<Outcome>,
+    pub outcome: Outcome,
     pub tests: Vec<JudgedTest>,
     pub findings: Vec<Finding>,
 }
@@ -48,7 +47,7 @@ pub fn judge(asked: &Asked, evidence: &Evidence, unit: &Unit) -> Judgement {
             let outcome = evidence.bad_end.clone();
             let outcome =
                 outcome.unwrap_or_else(|| Outcome::Failed(format!("Device Tester left no report: {why}")));
-            return Judgement { outcome: Ok(outcome), tests: Vec::new(), findings: Vec::new() };
+            return Judgement { outcome, tests: Vec::new(), findings: Vec::new() };
         }
     };
     let mut tests: Vec<JudgedTest> = suite
@@ -59,10 +58,10 @@ pub fn judge(asked: &Asked, evidence: &Evidence, unit: &Unit) -> Judgement {
     tests.extend(missing_groups(asked, suite));
     tests.extend(qualification.features.iter().filter(|feature| feature.required).map(required_feature));
     let outcome = match (&evidence.bad_end, contradiction(evidence, qualification, suite)) {
-        (Some(bad), _) => Ok(bad.clone()),
-        (None, Some(what)) => Err(Error::internal(format!("Device Tester contradicts itself: {what}"))
-            .hint("nothing is concluded about the image; read the log of Device Tester")),
-        (None, None) => Ok(outcome(asked, qualification, suite, &tests)),
+        (Some(bad), _) => bad.clone(),
+        // Another run would say the same.
+        (None, Some(what)) => Outcome::Failed(format!("Device Tester contradicts itself: {what}")),
+        (None, None) => outcome(asked, qualification, suite, &tests),
     };
     Judgement { outcome, findings: findings(asked, qualification, unit), tests }
 }
