@@ -15,6 +15,6 @@ mod reports;
 pub use access::{Access, AppKey, Credentials};
 pub use content::{device_without_result, unreadable_result};
 pub use live::LiveCheck;
-pub use place::{Place, device_name};
+pub use place::Place;
 pub use post::{DEADLINE, Poster, Stage};
 pub use reports::{device_posts, posts};

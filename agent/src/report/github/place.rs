@@ -25,13 +25,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of the result of a device run. `request`: its id.
+    /// The place of the result of a device run, with a name of its own: neither result replaces the other. `request`: its
+    /// id.
     pub fn of_device(&self, pool: &str, request: &str) -> Place {
-        Place { name: device_name(&self.name, pool), job: request.to_owned(), ..self.clone() }
+        Place { name: format!("{} / {pool}", self.name), job: request.to_owned(), ..self.clone() }
     }
-}
-
-/// The name of the results of a pool's devices. It differs from that of the job, so that neither replaces the other.
-pub fn device_name(name: &str, pool: &str) -> String {
-    format!("{name} / {pool}")
 }
