@@ -71,8 +71,8 @@ pub struct UnvalidatedLabLimits {
     /// Console output that is kept of one attempt; default "16MiB".
     #[schemars(extend("pattern" = SIZE))]
     pub console: Option<String>,
-    /// Attempts of one request, 1 to 10; default 3.
-    #[schemars(extend("minimum" = 1, "maximum" = 10))]
+    /// Attempts of one request, 1 to 100; default 3.
+    #[schemars(extend("minimum" = 1, "maximum" = 100))]
     pub attempts: Option<i64>,
 }
 
