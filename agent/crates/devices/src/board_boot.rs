@@ -72,7 +72,7 @@ async fn crash_of(console: &Console) -> Option<String> {
 /// Ends when the device logs root in, in another boot than the old one.
 async fn answers(board: &dyn Board, address: &SshAddress, work: &Path, runner: &Runner) {
     loop {
-        if has_banner(address).await {
+        if has_ssh_server(address).await {
             let boot = boot_id(address, work, runner).await;
             if boot.is_some() && boot != board.old_boot() {
                 return;
@@ -83,7 +83,7 @@ async fn answers(board: &dyn Board, address: &SshAddress, work: &Path, runner: &
 }
 
 /// Whether an ssh server answers there. A forwarded port accepts connections also while nobody answers behind it.
-async fn has_banner(address: &SshAddress) -> bool {
+pub async fn has_ssh_server(address: &SshAddress) -> bool {
     let banner = async {
         let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await.ok()?;
         let mut start = [0; 4];

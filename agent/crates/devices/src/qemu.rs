@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::board::{Board, SshAddress};
+use crate::board_boot::has_ssh_server;
 use crate::console::Console;
 use crate::fence::Fence;
 use crate::qemu_conf::{self, GuestOptions};
@@ -27,8 +28,14 @@ const LOG_LIMIT: u64 = 1 << 20;
 /// For a guest to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A guest with KVM that prints nothing for this long does not run.
-const SILENT: Duration = Duration::from_secs(20);
+/// A guest with KVM in which no kernel runs after this time does not run.
+const KVM_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes that firmware, boot loader and QEMU itself print at most.
+const FIRMWARE_OUTPUT: u64 = 2048;
+
+/// Between two looks at a guest that starts.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A guest that runs forever is silent sometimes; the attempt's limits end it.
 const TOUCH: Duration = Duration::from_secs(5);
@@ -105,7 +112,7 @@ impl QemuBoard {
         }
         if qemu_kvm::works(conf, &scratch, self.user.as_ref(), runner).await {
             self.start_with(true, &scratch, console, runner).await?;
-            if self.speaks(console, runner).await {
+            if self.runs(console, runner).await {
                 return Ok(());
             }
             self.stop().await;
@@ -115,20 +122,28 @@ impl QemuBoard {
         self.start_with(false, &scratch, console, runner).await
     }
 
-    /// Whether the guest prints something soon. Where KVM is broken, it never does.
-    async fn speaks(&self, console: &Console, runner: &Runner) -> bool {
+    /// Whether a kernel runs soon: it prints more than firmware and QEMU do, or the guest answers ssh.
+    async fn runs(&self, console: &Console, runner: &Runner) -> bool {
         let before = console.bytes();
-        let speaks = async {
-            while console.bytes() == before {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let prints = || console.bytes() >= before + FIRMWARE_OUTPUT;
+        let printed = async {
+            while !prints() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let answered = async {
+            let Ok(address) = self.address() else { return std::future::pending().await };
+            while !has_ssh_server(&address).await {
+                tokio::time::sleep(LOOK).await;
             }
         };
         tokio::select! {
-            () = speaks => true,
+            () = printed => true,
+            () = answered => true,
             // Then it has to stop in any case.
             _ = runner.interrupt.interrupted() => true,
-            _ = self.off() => console.bytes() != before,
-            () = tokio::time::sleep(SILENT) => false,
+            _ = self.off() => prints(),
+            () = tokio::time::sleep(KVM_LIMIT) => false,
         }
     }
 
