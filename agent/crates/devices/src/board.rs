@@ -73,6 +73,11 @@ pub trait Board: Send + Sync {
 
     fn power_off<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;
 
+    /// Whether it prints to the console.
+    fn has_console(&self) -> bool {
+        true
+    }
+
     /// Where it answers once it is on.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ pub async fn wait(
         },
         () = answers(board, &address, work, runner) => BootEnd::Up(address.clone()),
         () = tokio::time::sleep(limit) => {
-            let silent = if console.bytes() == 0 { ", and its console is silent" } else { "" };
+            let silent = if board.has_console() && console.bytes() == 0 { ", and its console is silent" } else { "" };
             let SshAddress { host, port, .. } = &address;
             BootEnd::Down(format!("it does not answer ssh at {host}:{port} within {shown}{silent}"))
         }

@@ -114,7 +114,7 @@ impl BoardRun<'_> {
             self.warn_about_the_image().await;
         }
         let ended = match self.make_ready(&prepared).await {
-            Ready::Yes(address) => self.test(&address).await,
+            Ready::Yes(address) => self.test(&address, prepared.board.as_ref()).await,
             Ready::No(outcome) => Ok(self.not_ready(outcome).await),
             Ready::DeviceFault(why) => {
                 self.not_ready(Outcome::NotRun(format!("the device does not work: {why}"))).await;
@@ -274,8 +274,9 @@ impl BoardRun<'_> {
         AttemptEnd::Tested(outcome)
     }
 
-    async fn test(&self, address: &SshAddress) -> Result<AttemptEnd> {
-        let outcome = on_target::run(self.attempt, address, Some(&self.console)).await?;
+    async fn test(&self, address: &SshAddress, board: &dyn Board) -> Result<AttemptEnd> {
+        let console: &dyn on_target::Console = &self.console;
+        let outcome = on_target::run(self.attempt, address, board.has_console().then_some(console)).await?;
         Ok(AttemptEnd::Tested(outcome))
     }
 

@@ -102,8 +102,13 @@ impl LabgridBoard {
                     self.run(&["release-from", &held.to_string()], fence, runner).await?;
                 }
                 Some(_) => {
-                    fence.lose();
-                    return fence.check();
+                    return Err(Error::machine(format!(
+                        "the place {place} is held by {held}, a lease that is not older than this one"
+                    ))
+                    .hint(format!(
+                        "another lab has it; if the store was emptied, release it: \
+                             labgrid-client -p {place} release-from {held}"
+                    )));
                 }
                 None => {
                     return Err(Error::machine(format!("the place {place} is held by {held}"))
@@ -243,6 +248,10 @@ impl Board for LabgridBoard {
             self.stop_reading();
             off
         })
+    }
+
+    fn has_console(&self) -> bool {
+        self.state().info.serial.is_some()
     }
 
     fn address(&self) -> Result<SshAddress> {

@@ -93,6 +93,10 @@ impl Board for SshBoard {
         Box::pin(async move { Ok(()) })
     }
 
+    fn has_console(&self) -> bool {
+        false
+    }
+
     fn address(&self) -> Result<SshAddress> {
         Ok(self.ssh_address())
     }
