@@ -57,7 +57,7 @@ fn kill_labs(test: &str, kind: Kind, kills: u32, requests: usize) {
                 let file = bench.lab(name, LIMITS, "");
                 while killed.fetch_add(1, Ordering::Relaxed) < kills {
                     let lab = bench.serve(&file);
-                    std::thread::sleep(Duration::from_millis(random.below(4_000)));
+                    std::thread::sleep(Duration::from_millis(random.below(2_500)));
                     lab.signal(Signal::SIGKILL);
                     // Its children go on: this does not end them.
                     let ran = lab.wait();
