@@ -10,12 +10,12 @@ use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use futures_util::future::BoxFuture;
 
+use crate::board::boot::{self, BootEnd};
+use crate::board::console::Console;
+use crate::board::flash::{self, BadImage, NoImage};
+use crate::board::prepare::{Prepared, board, prepare};
 use crate::board::{Board, SshAddress};
-use crate::board_boot::{self, BootEnd};
-use crate::board_prepare::{Prepared, board, prepare};
-use crate::console::Console;
 use crate::fence::Fence;
-use crate::flash::{self, BadImage, NoImage};
 use crate::lab::{Control, Device, Lab};
 use crate::on_target::{self, Console as _};
 use crate::provider::{Attempt, AttemptEnd, Provider};
@@ -208,7 +208,7 @@ impl BoardRun<'_> {
         self.console.note("power on");
         let started = Instant::now();
         board.power_on(&self.console, fence, runner).await?;
-        let booted = board_boot::wait(board, &self.console, lab.limits.boot, work, fence, runner).await?;
+        let booted = boot::wait(board, &self.console, lab.limits.boot, work, fence, runner).await?;
         if matches!(booted, BootEnd::Up(_)) {
             self.case("boot", started.elapsed()).await;
         }
@@ -304,7 +304,7 @@ async fn boot(
     }
     console.note("power on");
     board.power_on(console, fence, runner).await?;
-    board_boot::wait(board, console, lab.limits.boot, work, fence, runner).await
+    boot::wait(board, console, lab.limits.boot, work, fence, runner).await
 }
 
 /// Powers off and releases, also if the attempt has to stop; does nothing without the lease.

@@ -15,7 +15,7 @@ mod tool;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_devices::oe_test::own_address;
+use agent_devices::on_target::oe_test::own_address;
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
 use agent_types::affected::{Affected, Evidence};
 use agent_types::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use agent_devices::oe_test::tool::{self, OeTest};
+use agent_devices::on_target::oe_test::tool::{self, OeTest};
 use agent_process::{ActivityClock, Command, CommandOutcome, ExitReason};
 use agent_types::error::Result;
 use agent_types::events::Unit;

@@ -7,8 +7,8 @@ use agent_types::error::Class;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixtures::attempt::TestAttempt;
 use crate::request::{DeviceTest, FileRole, RequestFile};
-use crate::test_attempt::TestAttempt;
 
 const STAND_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/stand-ins/lava/server.py");
 

@@ -160,8 +160,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::test_attempt::other_user;
-    use crate::test_user::user_directory;
+    use crate::fixtures::attempt::other_user;
+    use crate::on_target::user::user_directory;
 
     fn header(kind: tar::EntryType, size: u64) -> tar::Header {
         let mut header = tar::Header::new_gnu();

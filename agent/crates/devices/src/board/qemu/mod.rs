@@ -1,5 +1,9 @@
 //! A guest of QEMU as a device. It is made anew for each attempt: what it writes is lost.
 
+mod conf;
+pub mod files;
+mod kvm;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,13 +18,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::board::boot::has_ssh_server;
+use crate::board::console::Console;
+use crate::board::qemu::files::Guest;
 use crate::board::{Board, SshAddress};
-use crate::board_boot::has_ssh_server;
-use crate::console::Console;
 use crate::fence::Fence;
-use crate::qemu_conf::{self, GuestOptions};
-use crate::qemu_files::Guest;
-use crate::qemu_kvm;
+use conf::GuestOptions;
 
 /// QEMU's own log; the console has another one.
 const LOG_LIMIT: u64 = 1 << 20;
@@ -110,7 +113,7 @@ impl QemuBoard {
             return Err(Error::machine(format!("{} is not there, and the image needs it", conf.program))
                 .hint("install QEMU for this architecture on the lab host"));
         }
-        if qemu_kvm::works(conf, &scratch, self.user.as_ref(), runner).await {
+        if kvm::works(conf, &scratch, self.user.as_ref(), runner).await {
             self.start_with(true, &scratch, console, runner).await?;
             if self.runs(console, runner).await {
                 return Ok(());
@@ -156,7 +159,7 @@ impl QemuBoard {
         }
         let options = GuestOptions { port, kvm, isolated: self.isolated };
         let mut command = Command::new(&conf.program, scratch, "qemu")
-            .args(qemu_conf::arguments(conf, &files, options, self.memory))
+            .args(conf::arguments(conf, &files, options, self.memory))
             .status(format!("{} runs the guest", conf.program));
         command.environment.set("PATH", HOST_PATH).set("LC_ALL", "C.UTF-8").set("TMPDIR", scratch);
         command.user = self.user.clone();

@@ -1,5 +1,14 @@
 //! One device: power, flashing, console, address.
 
+pub mod boot;
+pub mod console;
+pub mod flash;
+mod labgrid;
+pub mod prepare;
+mod program;
+mod qemu;
+mod ssh;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +17,7 @@ use futures_util::future::BoxFuture;
 use agent_process::Runner;
 use agent_types::error::Result;
 
-use crate::console::Console;
+use crate::board::console::Console;
 use crate::fence::Fence;
 
 /// Where a device answers ssh.

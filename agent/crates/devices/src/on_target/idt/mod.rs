@@ -34,9 +34,9 @@ use agent_types::outcome::Outcome;
 use agent_yocto::environment::host_environment;
 
 use crate::lab::DeviceTester;
+use crate::on_target::user::{test_user, user_directory};
 use crate::request::RequestTrust;
 use crate::test_run::{TestEnd, TestRun, ended_badly};
-use crate::test_user::{test_user, user_directory};
 use config::Dut;
 use installation::{Installation, PROGRAM, off_thread};
 use summary::Summary;

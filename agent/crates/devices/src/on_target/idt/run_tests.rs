@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::board::SshAddress;
-use crate::test_attempt::{TestAttempt, other_user};
+use crate::fixtures::attempt::{TestAttempt, other_user};
 
 const STAND_IN: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/stand-ins/idt/bin/devicetester_linux_x86-64");

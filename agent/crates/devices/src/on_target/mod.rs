@@ -1,5 +1,10 @@
 //! Runs the tests of a request on a device that answers ssh: one unit for each test.
 
+mod commands;
+mod idt;
+pub mod oe_test;
+mod user;
+
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
@@ -9,7 +14,6 @@ use crate::board::SshAddress;
 use crate::provider::Attempt;
 use crate::request::{DeviceRequest, DeviceTest};
 use crate::test_run::{TestEnd, TestRun, stop_reason};
-use crate::{commands, idt, oe_test};
 
 /// What the console of a device says while its tests run.
 pub trait Console: Send + Sync {
@@ -127,5 +131,4 @@ fn with_console(mut end: TestEnd, unit: &Unit, console: Option<&dyn Console>) ->
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "on_target_tests.rs"]
 mod tests;

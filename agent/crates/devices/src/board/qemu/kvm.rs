@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_process::{Command, ExitReason, Runner, User};
 use agent_yocto::environment::HOST_PATH;
 
-use crate::qemu_conf::MachineConf;
+use crate::board::qemu::conf::MachineConf;
 
 /// Where the kernel offers KVM.
 const DEVICE: &str = "/dev/kvm";

@@ -91,7 +91,7 @@ pub async fn install(
     agent_fs::remove::remove_tree(&part, above)?;
     let fetched = runner.interrupt.or(fetch(&latest.url, &packed)).await;
     fetched.map_err(|_| Error::new(Class::Cancelled, "stopped during the download of Device Tester"))??;
-    crate::test_user::user_directory(&part, user)?;
+    crate::on_target::user::user_directory(&part, user)?;
     let (zip, into, owner) = (packed.clone(), part.clone(), user.cloned());
     let top = blocking(move || unpack(&zip, &into, owner.as_ref())).await;
     agent_fs::remove::remove_file(&packed, above)?;

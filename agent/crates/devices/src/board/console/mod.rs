@@ -1,5 +1,8 @@
 //! The console of a device during one attempt: a bounded log, the last lines, and what the kernel said about itself.
 
+mod lines;
+pub mod tcp;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +11,7 @@ use agent_process::{Log, Redactor};
 use agent_types::error::Result;
 use tokio_util::sync::CancellationToken;
 
-use crate::console_lines::{self, Meaning};
+use lines::Meaning;
 
 /// Lines before a failure that the report shows.
 const LAST_LINES: usize = 200;
@@ -108,9 +111,9 @@ impl Console {
 
     fn end_line(&self, state: &mut State) {
         let piece = std::mem::take(&mut state.piece);
-        let line = console_lines::clean(&piece);
+        let line = lines::clean(&piece);
         let line = self.0.redactor.redact(&line).into_owned();
-        match console_lines::meaning(&line) {
+        match lines::meaning(&line) {
             Some(Meaning::Crash) if state.crash.is_none() => {
                 state.crash = Some(line.clone());
                 self.crashed().cancel();
@@ -190,7 +193,7 @@ impl State {
     }
 
     fn warn(&mut self, line: &str) {
-        let message = console_lines::message(line);
+        let message = lines::message(line);
         let is_known = self.warnings.iter().any(|known| known == message);
         if !is_known && self.warnings.len() < MOST_WARNINGS {
             self.warnings.push(message.to_owned());

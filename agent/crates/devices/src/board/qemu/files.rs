@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::flash::{self, BadImage};
-use crate::qemu_conf::{self, GuestFiles, MachineConf};
+use crate::board::flash::{self, BadImage};
+use crate::board::qemu::conf::{self, GuestFiles, MachineConf};
 use crate::request::{DeviceRequest, FileRole};
 
 /// Ends of names of disks and file systems that a guest can start from, the preferred ones first.
@@ -32,9 +32,9 @@ pub fn choose(request: &DeviceRequest, pattern: Option<&str>, directory: &Path) 
             request.image
         ))
     })?;
-    let bytes = agent_fs::untrusted::read(&directory.join(conf_name), qemu_conf::LARGEST)
+    let bytes = agent_fs::untrusted::read(&directory.join(conf_name), conf::LARGEST)
         .map_err(|error| BadImage(format!("cannot read {conf_name}: {error}")))?;
-    let conf = qemu_conf::parse(&String::from_utf8_lossy(&bytes))
+    let conf = conf::parse(&String::from_utf8_lossy(&bytes))
         .map_err(|why| BadImage(format!("{conf_name} cannot be used: {why}")))?;
     let disk = match pattern {
         Some(pattern) => flash::select(&request.files, pattern)?.name.as_str(),

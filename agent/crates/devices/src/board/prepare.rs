@@ -6,14 +6,14 @@ use agent_process::build_user;
 use agent_types::error::{Error, Result};
 
 use crate::board::Board;
-use crate::flash::{self, NoImage};
+use crate::board::flash::{self, NoImage};
+use crate::board::labgrid::LabgridBoard;
+use crate::board::qemu::QemuBoard;
+use crate::board::qemu::files;
+use crate::board::ssh::SshBoard;
 use crate::lab::{Control, Device, Lab};
-use crate::labgrid::LabgridBoard;
 use crate::provider::Attempt;
-use crate::qemu::QemuBoard;
-use crate::qemu_files;
 use crate::request::RequestTrust;
-use crate::ssh::SshBoard;
 
 /// What is written to the device, and what controls it.
 pub struct Prepared {
@@ -31,8 +31,8 @@ pub struct Prepared {
 pub async fn prepare(attempt: &Attempt<'_>) -> Result<Prepared, NoImage> {
     let Attempt { lab, device, request, files, work, .. } = *attempt;
     if let Control::Qemu(settings) = &device.control {
-        let guest = qemu_files::choose(request, device.image.as_deref(), files)?;
-        let image = match qemu_files::packed_disk(&guest.files) {
+        let guest = files::choose(request, device.image.as_deref(), files)?;
+        let image = match files::packed_disk(&guest.files) {
             Some(packed) => Some(unpack(attempt, packed).await?),
             None => None,
         };

@@ -9,9 +9,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::board::console::Console;
+use crate::board::program::boot_id;
 use crate::board::{Board, SshAddress};
-use crate::board_program::boot_id;
-use crate::console::Console;
 use crate::fence::Fence;
 
 /// Between two looks.

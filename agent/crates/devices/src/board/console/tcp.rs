@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::console::Console;
+use crate::board::console::Console;
 
 /// Between two connections.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,6 +1,8 @@
 //! A place of labgrid. Labgrid has no leases that end, so the owner of the place names the agent's lease:
 //! `lease-DEVICE/NUMBER-NONCE`. A successor releases the place from exactly that owner.
 
+mod output;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,13 +13,13 @@ use agent_types::events::EventKind;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
+use crate::board::console::Console;
+use crate::board::console::tcp;
+use crate::board::labgrid::output::{Holder, PlaceInfo, holder, place_info};
+use crate::board::program::{run_program, run_with};
 use crate::board::{Board, SshAddress};
-use crate::board_program::{run_program, run_with};
-use crate::console::Console;
-use crate::console_tcp;
 use crate::fence::{Fence, LeaseName};
 use crate::lab::{Labgrid, WriteImage};
-use crate::labgrid_output::{Holder, PlaceInfo, holder, place_info};
 
 /// For one command, besides writing an image.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -234,7 +236,7 @@ impl Board for LabgridBoard {
             if let Some(serial) = serial {
                 let console = console.clone();
                 let reader = tokio::spawn(async move {
-                    console_tcp::read(&serial.host, serial.port, serial.is_rfc2217, &console).await
+                    tcp::read(&serial.host, serial.port, serial.is_rfc2217, &console).await
                 });
                 self.state().reader = Some(reader);
             }

@@ -25,9 +25,9 @@ use agent_yocto::testimage::query::{ptest_packages, sections_of_name};
 use agent_yocto::testimage::reruns::apply_known;
 use agent_yocto::testimage::verdict::{Evidence, Expected, judge};
 
+use crate::on_target::user::{test_user, user_directory};
 use crate::request::{DeviceTest, FileRole};
 use crate::test_run::{TestEnd, TestRun, ended_badly};
-use crate::test_user::{test_user, user_directory};
 use export::Export;
 use key::KeyAgent;
 use tool::OeTest;

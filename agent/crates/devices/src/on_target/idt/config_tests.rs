@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::test_request::request;
+use crate::fixtures::request::request;
 
 fn tester() -> DeviceTester {
     DeviceTester {

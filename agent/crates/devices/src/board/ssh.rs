@@ -9,9 +9,9 @@ use agent_process::{Command, Runner};
 use agent_types::error::Result;
 use futures_util::future::BoxFuture;
 
+use crate::board::console::Console;
+use crate::board::program::{boot_id, run_program};
 use crate::board::{Board, SshAddress};
-use crate::board_program::{boot_id, run_program};
-use crate::console::Console;
 use crate::fence::Fence;
 use crate::lab::SshDevice;
 
