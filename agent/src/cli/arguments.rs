@@ -222,6 +222,9 @@ pub struct Plan {
     pub rules: RulesArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Print instead where the value of a key comes from, and what it overrides, e.g. config.machines
+    #[arg(long, value_name = "KEY")]
+    pub explain: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -30,6 +30,7 @@ use super::base_rules::with_rules;
 use super::current_dir::current_dir;
 use super::diagnostics;
 use super::github::github_posts;
+use super::included_repos::with_included_repos;
 use super::output_dir::OutputDir;
 use super::print;
 use super::servers::{reader, servers};
@@ -40,7 +41,7 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let load = async {
         let request = with_rules_args(request(&args.manifest).await?, &args.rules);
         let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
-        load_request(&ruled.request, environment)
+        load_request(&ruled.request, environment).await
     };
     let settings = started.interrupt.or(load).await.map_err(stopped)??;
     job(&settings, &selection, started, args.job.output, environment).await
@@ -60,13 +61,16 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
         let request = Request { check_layers: true, ..request };
         let settings = if by_manifest {
             let manifest = Some(config::FILE_NAME.to_owned());
-            load_request(&Request { manifest, ..request }, environment)?
+            load_request(&Request { manifest, ..request }, environment).await?
         } else {
             let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
             let release = args.release.as_deref();
             limit_reading(&request, environment)?;
             let now = SystemTime::now();
-            config::for_layers(&layers, release, &request, environment, &current_dir()?, now)?
+            let here = current_dir()?;
+            let load =
+                |request: &Request| config::for_layers(&layers, release, request, environment, &here, now);
+            with_included_repos(&request, environment, load).await?
         };
         Ok::<_, Error>((settings, selection))
     };
@@ -125,13 +129,15 @@ fn stopped(_: Interrupted) -> Error {
 
 /// Reads the manifest from its path or URL into settings.
 pub async fn load(args: &ManifestArgs, environment: &AgentEnvironment) -> Result<Settings> {
-    load_request(&request(args).await?, environment)
+    load_request(&request(args).await?, environment).await
 }
 
 /// Reads the request's manifest into settings.
-pub fn load_request(request: &Request, environment: &AgentEnvironment) -> Result<Settings> {
+pub async fn load_request(request: &Request, environment: &AgentEnvironment) -> Result<Settings> {
     limit_reading(request, environment)?;
-    let settings = config::load(request, environment, &current_dir()?, SystemTime::now())?;
+    let (here, now) = (current_dir()?, SystemTime::now());
+    let load = |request: &Request| config::load(request, environment, &here, now);
+    let settings = with_included_repos(request, environment, load).await?;
     print::hide(&settings.secrets);
     Ok(settings)
 }

@@ -64,7 +64,7 @@ async fn requested(
 ) -> Result<std::result::Result<String, String>> {
     let manifest = Some(args.manifest.clone().unwrap_or_else(|| config::FILE_NAME.to_owned()));
     let base = Request { manifest, set: args.set.clone(), ..Request::default() };
-    let settings = load_request(&base, environment)?;
+    let settings = load_request(&base, environment).await?;
     let (device, files, job) = match decide(args, &settings).await? {
         Decision::Request { device, files, job } => (device, files, job),
         Decision::Nothing(why) => return Ok(Err(why)),

@@ -43,8 +43,11 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         Some(names) if names.is_empty() => None,
         Some(names) => Some(&names[..]),
     };
-    let request = Request { ignore_lock: true, ..request };
-    let settings = load_request(&request, environment)?;
+    let is_kept = |name: &String| moved.is_some_and(|moved| !moved.contains(name));
+    let kept = previous.repos.iter().filter(|(name, _)| is_kept(name));
+    let kept_pins = kept.map(|(name, locked)| (name.clone(), locked.clone())).collect();
+    let request = Request { ignore_lock: true, kept_pins, ..request };
+    let settings = load_request(&request, environment).await?;
     let servers = servers(&settings, environment).await?;
     let access = servers.access.for_source(settings.cache.trust.is_trusted());
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
@@ -123,7 +126,8 @@ pub async fn resolve(
         let moves = names.is_none_or(|names| names.iter().any(|moved| moved == name));
         let kept = if moves { None } else { previous(name, source) };
         async move {
-            let commit = match kept {
+            // Files were included from this commit.
+            let commit = match kept.or_else(|| source.locked.clone()) {
                 Some(commit) => commit,
                 None => pin(settings, runner, access, name, source).await?,
             };

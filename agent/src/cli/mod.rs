@@ -9,6 +9,7 @@ mod diagnostics;
 mod doctor;
 mod github;
 mod head;
+mod included_repos;
 mod job;
 mod lab;
 mod lab_request;

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::config::{
-    AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest, Repo,
-    RepoSource, Settings, Wanted,
+    self, AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest, Repo,
+    RepoSource, Request, Settings, Wanted,
 };
 use crate::job;
 use agent_types::error::Result;
@@ -14,13 +14,26 @@ use agent_types::tiers::{TierKind, Trust};
 
 use super::arguments;
 use super::base_rules::with_rules;
-use super::job::{load_request, request, with_rules_args};
+use super::current_dir::current_dir;
+use super::included_repos::with_included_repos;
+use super::job::{limit_reading, load_request, request, with_rules_args};
 use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = with_rules_args(request(&args.manifest).await?, &args.rules);
     let ruled = with_rules(request, &[], environment).await?;
-    let settings = load_request(&ruled.request, environment)?;
+    if let Some(key) = &args.explain {
+        limit_reading(&ruled.request, environment)?;
+        let here = current_dir()?;
+        let explain = |request: &Request| config::explain(request, environment, &here, key);
+        let explanation = with_included_repos(&ruled.request, environment, explain).await?;
+        match args.json {
+            true => print::json(explanation.json())?,
+            false => print::text(&explanation.text())?,
+        }
+        return Ok(ExitStatus::Passed);
+    }
+    let settings = load_request(&ruled.request, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
         print::json(as_json(&settings, &plan))?;
@@ -130,6 +143,7 @@ fn details(settings: &Settings, stage: Stage) -> String {
             }
             let check = &settings.check;
             words.extend(check.parse_machines.iter().map(|machine| format!("parse for {machine}")));
+            words.extend(check.templateconf.then(|| "templateconf".to_owned()));
             let scopes = [("patches", check.patches), ("oelint", check.oelint), ("cve", check.cve)];
             words.extend(scopes.into_iter().filter_map(|(name, scope)| match scope {
                 CheckScope::Off => None,

@@ -20,7 +20,7 @@ use super::unrecorded::UnrecordedRun;
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     // What is there is what a person wants to look at, also in CI.
     let request = Request { fresh: Some(args.fresh), ..request(&args.manifest).await? };
-    let settings = load_request(&request, environment)?;
+    let settings = load_request(&request, environment).await?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let servers = servers(&settings, environment).await?;
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;

@@ -22,6 +22,7 @@ use super::paths;
 use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::settings::Settings;
+use super::whole_manifest::Loaded;
 
 /// Settings to check only these layers; without layers, the current directory. A `build-agent.toml` in or
 /// above the first layer is used if it is for the same release.
@@ -35,7 +36,7 @@ pub fn for_layers(
     env: &AgentEnvironment,
     cwd: &Path,
     now: SystemTime,
-) -> Result<Settings> {
+) -> Result<Loaded<Settings>> {
     let cwd = fs_err::canonicalize(cwd)?;
     let layers = Layers::find(layers, env, &cwd)?;
     let release = release.map(known_release).transpose()?;
@@ -49,9 +50,12 @@ pub fn for_layers(
             notices: [vec![said], request.notices.clone()].concat(),
             ..request.clone()
         };
-        let settings = load(&request, &env, &cwd, now)?;
+        let settings = match load(&request, &env, &cwd, now)? {
+            Loaded::Needs(repos) => return Ok(Loaded::Needs(repos)),
+            Loaded::Ready(settings) => settings,
+        };
         if release.is_none_or(|release| release == settings.release) {
-            return Ok(settings);
+            return Ok(Loaded::Ready(settings));
         }
         notices.push(format!("{} is for {}, so it is ignored", file.display(), settings.release.name));
     }

@@ -40,6 +40,7 @@ impl Tree {
         let env = AgentEnvironment::from_map([("HOME", "/home/me")].iter().chain(variables).copied());
         let layers: Vec<PathBuf> = layers.iter().map(PathBuf::from).collect();
         for_layers(&layers, release, &Request::default(), &env, &self.path(), SystemTime::UNIX_EPOCH)
+            .and_then(Loaded::ready)
     }
 }
 

@@ -47,7 +47,7 @@ fn split(flag: &str) -> Result<(&str, &str), Diagnostic> {
 }
 
 /// Splits a dotted key. As in TOML, a part with other characters is quoted.
-fn steps(key: &str) -> Result<Vec<String>, Diagnostic> {
+pub fn steps(key: &str) -> Result<Vec<String>, Diagnostic> {
     let bad = || {
         Diagnostic::new(format!("`{key}` is not a key"))
             .hint("keys are joined by dots; quote a part that contains a dot: repos.\"my.repo\".branch")

@@ -30,26 +30,32 @@ use super::settings::{
     Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, Repo,
     RepoSource, Report, ResultPlace, Secret, Settings, Test,
 };
-use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
 use super::validate::{self, Sections};
 use super::validator::Validator;
-use super::{flags, known_failures, lock, old_keys, shared, structure};
+use super::whole_manifest::{self, Loaded, Whole};
+use super::{known_failures, lock_file, shared, structure};
 
 /// Loads the settings of a job. `cwd` is the current directory, `now` the current time.
 ///
 /// # Errors
 /// Usage, with all problems of the input; machine, if a directory that this machine should have does not
 /// exist.
-pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTime) -> Result<Settings> {
+pub fn load(
+    request: &Request,
+    env: &AgentEnvironment,
+    cwd: &Path,
+    now: SystemTime,
+) -> Result<Loaded<Settings>> {
     let project_root = paths::find(request, env, cwd)?;
-    let bytes = match (&request.manifest_text, &project_root.manifest) {
-        (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE).map_err(unreadable)?,
-        (None, None) => return Err(Error::internal("a manifest without text and without file")),
-    };
     let mut problems = Problems::default();
-    let read = read(&bytes, request, env, cwd, &project_root, now, &mut problems);
+    let whole = match whole_manifest::read(request, env, cwd, &project_root, &mut problems)? {
+        Some(Loaded::Needs(repos)) => return Ok(Loaded::Needs(repos)),
+        Some(Loaded::Ready(whole)) => Some(whole),
+        None => None,
+    };
+    let read =
+        whole.as_ref().and_then(|whole| read(whole, request, env, cwd, &project_root, now, &mut problems));
     if !problems.is_empty() {
         let error = Error::from(problems);
         return Err(match &project_root.rules {
@@ -58,8 +64,9 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
         });
     }
     // Without a problem, the manifest was read.
-    let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
-    settings(read, &bytes, request, env, cwd, project_root, now)
+    let nothing = || Error::internal("the manifest was not read, and nothing says why");
+    let (whole, read) = whole.zip(read).ok_or_else(nothing)?;
+    settings(read, &whole.text, request, env, cwd, project_root, now).map(Loaded::Ready)
 }
 
 /// All inputs for the trust in the source.
@@ -88,17 +95,13 @@ pub fn commit_to_confirm(env: &AgentEnvironment) -> Option<&Path> {
     env.source_dir().map(|(_, directory)| directory).filter(|_| decides)
 }
 
-/// An unreadable file counts as an invalid manifest.
-fn unreadable(error: std::io::Error) -> Error {
-    Error::usage("cannot read the manifest").because(&error)
-}
-
 /// Everything that was read, independent of paths on this machine.
 struct Read {
     release: &'static Release,
     repos: Repos,
     sections: Sections,
     yocto_check_layer: bool,
+    tries_templates: bool,
     scopes: Scopes,
     known_failures: Vec<KnownFailure>,
     rules: RulesReport,
@@ -112,7 +115,7 @@ struct Scopes {
 }
 
 fn read(
-    bytes: &[u8],
+    whole: &Whole,
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
@@ -120,25 +123,29 @@ fn read(
     now: SystemTime,
     problems: &mut Problems,
 ) -> Option<Read> {
-    let mut tree = tree::parse_bytes(&project_root.manifest_name, bytes, problems)?;
-    old_keys::rename(&mut tree);
-    flags::apply(&mut tree, &request.set, problems);
-    let (raw, meant): (UnvalidatedManifest, _) = structure::read(&tree, problems);
-    let mut check = Validator { tree: &tree, problems, meant };
+    let tree = &whole.tree;
+    let (raw, meant): (UnvalidatedManifest, _) = structure::read(tree, problems);
+    let mut check = Validator { tree, problems, meant };
     let around = Surroundings { base: &project_root.base, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
-    repos.secrets.extend(secrets_in(bytes, &project_root.manifest_name, &repos.secrets));
+    for (name, text) in &whole.texts {
+        repos.secrets.extend(secrets_in(text, name, &repos.secrets));
+    }
     let sections = validate::validate(&mut check, &raw, project_root, cwd);
     let known_failures = read_known_failures(&sections, project_root, now, &mut check);
     if !request.ignore_lock {
-        apply_lock(project_root, &tree, &mut repos, problems);
+        lock_file::apply(project_root, tree, &mut repos, problems);
     }
-    let rules = rules_report::report(project_root, sections.known_failures.as_deref());
+    whole_manifest::pin_included(&whole.repos, tree, &mut repos, problems);
+    let named = whole.local.iter().chain(&sections.known_failures).map(PathBuf::as_path);
+    let named: Vec<_> = named.collect();
+    let rules = rules_report::report(project_root, &named);
     Some(Read {
         release: Release::find(raw.release.as_deref()?)?,
         repos,
         sections,
         yocto_check_layer: raw.check.yocto_check_layer.unwrap_or(true),
+        tries_templates: raw.check.templateconf.unwrap_or(true),
         scopes: Scopes {
             oelint: raw.check.oelint.unwrap_or_default(),
             patches: raw.check.patches.unwrap_or_default(),
@@ -165,7 +172,7 @@ fn read_known_failures(
     let Some(file) = &sections.known_failures else { return Vec::new() };
     match untrusted::read_named(&project_root.rules_file(file), untrusted::PAGE) {
         Ok(bytes) => {
-            let name = beside(project_root, file);
+            let name = lock_file::beside(project_root, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
         }
         Err(error) => {
@@ -178,60 +185,6 @@ fn read_known_failures(
     }
 }
 
-fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
-    let Some(file) = lock_file(project_root) else { return };
-    let of_rules = project_root.rules_file(&file);
-    // A dangling link is not a lock, but must not disable pinning either.
-    if fs_err::symlink_metadata(&of_rules).is_err() {
-        return;
-    }
-    let name = beside(project_root, &file);
-    let written = match untrusted::read_named(&of_rules, untrusted::PAGE) {
-        Ok(bytes) => lock::read(&name, &bytes, problems),
-        Err(error) => {
-            let mistake = Diagnostic::new(format!("cannot read {name}: {error}"));
-            problems.add(
-                tree.place.clone(),
-                None,
-                mistake.hint("fix or delete it, then run build-agent lock"),
-            );
-            None
-        }
-    };
-    if let Some(written) = written {
-        lock::apply(&written, tree, &mut repos.repos, problems, &mut repos.notices);
-    }
-}
-
-/// The path of a file near the manifest, as messages show it.
-fn beside(project_root: &ProjectRoot, file: &Path) -> String {
-    let directory = Path::new(&project_root.manifest_name).parent().unwrap_or(Path::new(""));
-    match file.strip_prefix(&project_root.base) {
-        Ok(relative) => directory.join(relative).display().to_string(),
-        Err(_) => file.display().to_string(),
-    }
-}
-
-/// The path of a manifest's lock; a downloaded manifest has none.
-fn lock_file(project_root: &ProjectRoot) -> Option<PathBuf> {
-    project_root.manifest.as_ref().map(|_| project_root.base.join(lock::FILE_NAME))
-}
-
-/// The path of the lock for this request, whether it exists or not.
-///
-/// # Errors
-/// If there is no manifest, or it was downloaded.
-pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
-    let project_root = paths::find(request, env, cwd)?;
-    lock_file(&project_root).ok_or_else(|| {
-        Error::usage(format!(
-            "`{}` is not on this machine, so it has no directory for a lock",
-            project_root.manifest_name
-        ))
-        .hint("use a manifest that is a local file")
-    })
-}
-
 fn settings(
     read: Read,
     manifest: &[u8],
@@ -241,7 +194,8 @@ fn settings(
     project_root: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
-    let Read { release, repos, sections, yocto_check_layer, scopes, known_failures, rules } = read;
+    let Read { release, repos, sections, yocto_check_layer, tries_templates, scopes, known_failures, rules } =
+        read;
     let Repos { repos, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
     let only = request.layers.as_ref();
@@ -263,7 +217,7 @@ fn settings(
         let of_device = device.iter().flat_map(DeviceTests::artifact_rules);
         sections.rules.into_iter().chain(of_device).collect()
     };
-    let lock = lock_file(&project_root);
+    let lock = lock_file::lock_file(&project_root);
     let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
@@ -288,6 +242,7 @@ fn settings(
         reproduce: reproduce(request, &project_root, only),
         url: page(env).map(|url| url.to_string()),
     };
+    let tries_templates = tries_templates && sections.templateconf.is_some() && only.is_none();
     Ok(Settings {
         release,
         job,
@@ -296,12 +251,14 @@ fn settings(
         repos,
         completes_repos: only.is_some_and(|only| only.built_in.is_some()),
         config: BuildConfig { machines: sections.machines, distro, local_conf: sections.local_conf },
+        templateconf: sections.templateconf,
         check: Check {
             bitbake_layers: sections.bitbake_layers,
             yocto_check_layer: yocto_check_layer || request.check_layers || only.is_some(),
             machines: sections.check_machines,
             max_parallel_bitbakes: sections.max_parallel_bitbakes,
             known_failures,
+            templateconf: tries_templates,
             parse_machines: sections.parse_machines,
             oelint: scopes.oelint,
             patches: scopes.patches,

@@ -48,6 +48,10 @@ pub struct UnvalidatedManifest {
     #[schemars(required, extend("const" = 1))]
     #[allow(dead_code, reason = "the walk along the schema checks it")]
     pub version: Option<i64>,
+    /// Files that this one overrides, relative to it, or "REPO:path" for a file of a repository in [repos]. Later ones win.
+    #[schemars(extend("uniqueItems" = true))]
+    #[allow(dead_code, reason = "files are included before this is read")]
+    pub include: Option<Vec<String>>,
     /// The name of the job in reports, directories and artifact keys.
     #[schemars(required, extend("pattern" = NAME))]
     pub name: Option<String>,
@@ -141,6 +145,9 @@ pub struct UnvalidatedConfig {
     pub distro: Option<String>,
     /// Lines for local.conf.
     pub local_conf: Option<String>,
+    /// A directory with local.conf.sample and bblayers.conf.sample, relative to the manifest, or "REPO:path". The lines of
+    /// local.conf.sample come before those of local_conf.
+    pub templateconf: Option<String>,
 }
 
 /// The layer checks.
@@ -162,6 +169,8 @@ pub struct UnvalidatedCheck {
     pub max_parallel_bitbakes: Option<i64>,
     /// A TOML file of known test failures, relative to the manifest.
     pub known_failures: Option<String>,
+    /// Whether the templates of [config] templateconf are tried with oe-init-build-env and "bitbake -p"; true by default.
+    pub templateconf: Option<bool>,
     /// Machines for which BitBake parses all recipes; none by default.
     #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub parse_machines: Option<Vec<String>>,

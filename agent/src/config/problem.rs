@@ -107,7 +107,8 @@ impl Step {
     }
 }
 
-fn bare_or_quoted(key: &str) -> String {
+/// A key as TOML needs it.
+pub fn bare_or_quoted(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
 }
@@ -159,6 +160,10 @@ pub struct Problems(Vec<Problem>);
 impl Problems {
     pub fn add(&mut self, place: Place, key: Option<String>, mistake: Diagnostic) {
         self.0.push(Problem { place, key, message: mistake.message, hint: mistake.hint });
+    }
+
+    pub fn append(&mut self, mut others: Problems) {
+        self.0.append(&mut others.0);
     }
 
     pub fn is_empty(&self) -> bool {

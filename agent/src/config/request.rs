@@ -1,8 +1,11 @@
 //! The request of the command line.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::change::ChangeBase;
+use super::include::IncludedRepo;
+use super::lock::Locked;
 use super::rules::Rules;
 
 /// The options of the command line.
@@ -48,6 +51,10 @@ pub struct Request {
     pub notices: Vec<String>,
     /// Whether the lock is ignored, because it is being replaced.
     pub ignore_lock: bool,
+    /// The pins that stay although the lock is being replaced.
+    pub kept_pins: BTreeMap<String, Locked>,
+    /// The repositories that were fetched because the manifest includes files from them.
+    pub included: Vec<IncludedRepo>,
 }
 
 /// A job that checks these layers and nothing else.

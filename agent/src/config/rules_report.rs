@@ -18,8 +18,9 @@ pub struct RulesReport {
     pub closed: Option<String>,
 }
 
-/// Compares the rules of the base with those of the change. `known_failures`: the file that the rules name.
-pub fn report(project_root: &ProjectRoot, known_failures: Option<&Path>) -> RulesReport {
+/// Compares the rules of the base with those of the change. `named`: the files that the manifest names: included files and
+/// known failures.
+pub fn report(project_root: &ProjectRoot, named: &[&Path]) -> RulesReport {
     match &project_root.rules {
         Rules::OfCheckout => RulesReport::default(),
         Rules::NoBase { why, hint } => RulesReport {
@@ -30,19 +31,19 @@ pub fn report(project_root: &ProjectRoot, known_failures: Option<&Path>) -> Rule
             closed: Some(format!("the rules of the base are not known: {why}")),
             ..RulesReport::default()
         },
-        Rules::OfBase(base) => of_base(base, project_root, known_failures),
+        Rules::OfBase(base) => of_base(base, project_root, named),
     }
 }
 
-fn of_base(base: &BaseFiles, project_root: &ProjectRoot, known_failures: Option<&Path>) -> RulesReport {
+fn of_base(base: &BaseFiles, project_root: &ProjectRoot, named: &[&Path]) -> RulesReport {
     // A manifest from elsewhere, or the agent's own, has no lock.
     let manifest = project_root.manifest.as_deref().and_then(Path::file_name);
     let [manifest, lock] = [manifest, manifest.map(|_| lock::FILE_NAME.as_ref())]
         .map(|name| Some(project_root.base.join(name?)));
-    let files = [manifest.as_deref(), lock.as_deref(), known_failures];
+    let files: Vec<&Path> =
+        [manifest.as_deref(), lock.as_deref()].into_iter().flatten().chain(named.iter().copied()).collect();
     let edited: Vec<String> = files
-        .into_iter()
-        .flatten()
+        .iter()
         .filter(|path| {
             let now = content(path);
             now != content(&base.before(path)) && now != content(&project_root.rules_file(path))
@@ -51,9 +52,9 @@ fn of_base(base: &BaseFiles, project_root: &ProjectRoot, known_failures: Option<
         .collect();
     let shown = base.shown();
     if edited.is_empty() {
-        let has_rules = files.iter().any(Option::is_some);
+        let has_rules = !files.is_empty();
         let differs = |path: &&Path| content(path) != content(&project_root.rules_file(path));
-        let older = match files.iter().flatten().any(differs) {
+        let older = match files.iter().any(differs) {
             true => ", which has other rules than the commit in which this change began",
             false => "",
         };

@@ -50,6 +50,7 @@ pub struct Settings {
     /// The agent itself chose the repos, so that it may add those that only BitBake can name.
     pub completes_repos: bool,
     pub config: BuildConfig,
+    pub templateconf: Option<TemplateConf>,
     pub check: Check,
     pub build: Build,
     pub test: Test,
@@ -96,6 +97,15 @@ pub struct Repo {
     pub layers: Vec<PathBuf>,
 }
 
+/// `[config] templateconf`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateConf {
+    /// `None`: the checkout under test.
+    pub repo: Option<String>,
+    /// Absolute in the checkout under test, relative in a repo.
+    pub path: PathBuf,
+}
+
 /// `[check]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -107,6 +117,8 @@ pub struct Check {
     /// How many BitBakes may run side by side for one check; `None`: one for each processor.
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
     pub known_failures: Vec<KnownFailure>,
+    /// Whether the templates of `[config] templateconf` are tried.
+    pub templateconf: bool,
     /// Machines for which BitBake parses all recipes.
     pub parse_machines: Vec<String>,
     pub oelint: CheckScope,
@@ -130,6 +142,7 @@ impl Check {
         let scopes = [self.oelint, self.patches, self.cve];
         self.yocto_check_layer
             || !self.bitbake_layers.is_empty()
+            || self.templateconf
             || !self.parse_machines.is_empty()
             || scopes.iter().any(|scope| *scope != CheckScope::Off)
     }

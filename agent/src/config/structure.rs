@@ -196,6 +196,31 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// What a key means; `None`, if there is no such key.
+pub fn description(root: &Json, path: &KeyPath) -> Option<String> {
+    let resolve = |schema: &Json| {
+        let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema).clone()
+    };
+    let mut schema = root.clone();
+    let mut description = schema["description"].clone();
+    for step in path.steps() {
+        let next = match step {
+            Step::Key(key) => {
+                let known = schema["properties"].get(key);
+                let any = Some(&schema["additionalProperties"]).filter(|any| any.is_object());
+                known.or(any)?.clone()
+            }
+            Step::Index(_) => schema["items"].clone(),
+        };
+        schema = resolve(&next);
+        // That of the key says more than that of its type.
+        let nearest = [&next["description"], &schema["description"]].into_iter().find(|one| one.is_string());
+        description = nearest.cloned().unwrap_or(description);
+    }
+    description.as_str().map(str::to_owned)
+}
+
 /// The type of a value that may be a string or an integer.
 const STRING_OR_INTEGER: &str = "word or number";
 

@@ -48,7 +48,7 @@ impl Checkout {
     }
 
     pub fn load_in(&self, request: &Request, env: &AgentEnvironment) -> Result<Settings, Error> {
-        load(request, env, &self.path(), now())
+        load(request, env, &self.path(), now()).and_then(Loaded::ready)
     }
 
     pub fn load(&self, set: &[&str]) -> Result<Settings, Error> {
@@ -336,7 +336,7 @@ fn codebuild_names_the_checkout_the_build_and_the_secondary_sources() {
         ("CODEBUILD_PUBLIC_BUILD_URL", "https://example.org/b"),
         ("CODEBUILD_WEBHOOK_TRIGGER", "nonsense"),
     ]);
-    let settings = load(&Request::default(), &env, elsewhere.path(), now()).unwrap();
+    let settings = load(&Request::default(), &env, elsewhere.path(), now()).and_then(Loaded::ready).unwrap();
     assert_eq!(settings.checkout, checkout.path());
     assert_eq!(settings.job.build, "17");
     assert_eq!(settings.job.url.as_deref(), Some("https://example.org/b"));

@@ -19,11 +19,11 @@ use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
     ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, Limits,
-    ReverseDependencies, Test,
+    ReverseDependencies, TemplateConf, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, device_section, hooks, requests, tests_section, values};
+use super::{address, device_section, hooks, requests, templateconf, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -34,6 +34,7 @@ pub struct Sections {
     pub machines: Vec<String>,
     pub distro: Option<String>,
     pub local_conf: String,
+    pub templateconf: Option<TemplateConf>,
     pub bitbake_layers: Vec<Vec<String>>,
     pub check_machines: Vec<String>,
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
@@ -88,6 +89,9 @@ pub fn validate(
                 owned(values::conf_lines),
             )
             .unwrap_or_default(),
+        templateconf: templateconf::validate(check, raw, project_root, |text, root| {
+            inside(text, root, |path| path.is_dir(), "no such directory")
+        }),
         bitbake_layers: check.list(
             &section("check").key("bitbake_layers"),
             raw.check.bitbake_layers.as_ref(),

@@ -25,6 +25,7 @@ mod cve;
 mod oelint;
 mod parse_machines;
 mod patches;
+mod templateconf;
 
 use super::affected;
 use super::blocking;
@@ -75,8 +76,10 @@ pub fn units(settings: &Settings) -> Vec<Unit> {
     let bitbake_layers = check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
     let parses = check.parse_machines.iter().map(|machine| parse_machines::unit(machine));
     let last = wanted(check.cve, cve::unit);
+    let templates = check.templateconf.then(templateconf::unit);
     let by_layer = layers.map(|layer| check_layer::unit(layer));
-    first.into_iter().flatten().chain(bitbake_layers).chain(parses).chain(by_layer).chain(last).collect()
+    let middle = bitbake_layers.chain(parses).chain(templates).chain(by_layer);
+    first.into_iter().flatten().chain(middle).chain(last).collect()
 }
 
 /// The names of the checks that look only at what the change touches.
@@ -160,6 +163,14 @@ async fn run_pending(
         let parsed = parse(settings, &parses, runner, pending).await;
         parses.close().await;
         outcomes.extend(parsed?);
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
+    }
+    if let Some(templates) = configured.templates.as_ref().filter(|_| settings.check.templateconf) {
+        pending.start(&templateconf::unit());
+        outcomes.push(templateconf::run(settings, configured, templates, runner).await?);
         if let Some(why) = runner.interrupt.state() {
             outcomes.push(super::interrupted(why));
             return worst(&outcomes);

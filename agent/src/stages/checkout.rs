@@ -115,6 +115,22 @@ pub async fn run(
     Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries })
 }
 
+/// Brings the wanted commit of one source into a layer store of this machine: the directory with its files, and the commit.
+///
+/// # Errors
+/// As [`run`].
+pub async fn one(
+    store: PathBuf,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    source: &GitSource,
+) -> Result<(PathBuf, String)> {
+    let stores = Stores::new(store, &OpenShare::default(), None)?;
+    let obtained = stores.obtain(runner, access, name, source).await?;
+    Ok((obtained.entry.tree(), obtained.entry.commit))
+}
+
 /// Maximum rounds of queries: a layer that was found in one round may compute its dependencies, too.
 const MOST_ROUNDS: usize = 4;
 

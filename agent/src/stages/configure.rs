@@ -6,6 +6,7 @@ mod disk_space;
 mod endpoint;
 mod hash_server;
 mod links;
+mod templates;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -43,6 +44,7 @@ use super::share::OpenShare;
 pub use build_dir::Edits;
 use build_dir::{BuildDir, MadeBy, hand_over};
 use links::Links;
+pub use templates::Templates;
 
 /// What the later stages need to run BitBake.
 #[derive(Clone, Debug)]
@@ -54,6 +56,9 @@ pub struct BuildEnvironment {
     pub whoami: User,
     /// All layers of the repos, OE-Core first.
     pub repo_layers: Vec<PathBuf>,
+    /// The directory of each repo, and its name.
+    pub repos: Vec<(PathBuf, String)>,
+    pub templates: Option<Templates>,
     /// OE-Core's `meta`.
     pub core: PathBuf,
     pub base_layers: BaseLayers,
@@ -218,6 +223,7 @@ impl BuildEnvironment {
             release: settings.release,
             purpose,
             config: &settings.config,
+            template: self.templates.as_ref().map_or("", |templates| templates.local_conf.as_str()),
             machine,
             distro,
             downloads,
@@ -309,6 +315,8 @@ pub async fn run(
         user,
         whoami,
         repo_layers,
+        repos: checkout.repos.iter().map(|repo| (repo.path.clone(), repo.name.clone())).collect(),
+        templates: templates::read(settings, checkout)?,
         layers: Vec::new(),
         core,
         base_layers: plain,

@@ -291,3 +291,33 @@ fn oelint_finds_what_a_change_brings() {
     assert!(found.contains(&("oelint.spaces.lineend", line)), "{found:?}");
     assert!(found.iter().all(|(_, number)| *number == line), "{found:?}");
 }
+
+/// The templates of a layer with the real oe-init-build-env: a newcomer finds layers below and beside OE-Core.
+#[test]
+fn a_newcomer_uses_the_templates_of_a_layer() {
+    let test = "a_newcomer_uses_the_templates_of_a_layer";
+    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    checks(&fixture, "");
+    let conf =
+        format!("MACHINE ??= \"qemux86-64\"\nDISTRO ?= \"poky\"\nCONF_VERSION = \"2\"\n{NARROW_BUILD}");
+    write(&fixture, "conf/templates/default/local.conf.sample", &conf);
+    write(&fixture, "conf/templates/default/conf-notes.txt", "Build something.\n");
+    let layers = "LCONF_VERSION = \"7\"\nPOKY_BBLAYERS_CONF_VERSION = \"2\"\nBBPATH = \"${TOPDIR}\"\nBBFILES ?= \"\"\n\
+                  BBLAYERS ?= \"##OEROOT##/meta ##OEROOT##/meta-poky LAYER\"\n";
+    let run = |fixture: &Fixture| {
+        commit(&fixture.layer(), "Templates");
+        fixture.call(&["run", "--set", "config.templateconf=conf/templates/default"])
+    };
+    for layer in ["##OEROOT##/meta-good", "##OEROOT##/../meta-good"] {
+        write(&fixture, "conf/templates/default/bblayers.conf.sample", &layers.replace("LAYER", layer));
+        run(&fixture).assert_code(&[0]);
+    }
+    write(
+        &fixture,
+        "conf/templates/default/bblayers.conf.sample",
+        &layers.replace("LAYER", "##OEROOT##/meta-gone"),
+    );
+    let ran = run(&fixture);
+    ran.assert_code(&[1]);
+    ran.assert_says(&["templateconf", "meta-gone"]);
+}

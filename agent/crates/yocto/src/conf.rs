@@ -44,6 +44,8 @@ pub struct LocalConf<'a> {
     pub release: &'a Release,
     pub purpose: Purpose,
     pub config: &'a BuildConfig,
+    /// The text of a layer's `local.conf.sample`; may be empty.
+    pub template: &'a str,
     /// Differs from the manifest's first machine if a layer under test provides that one.
     pub machine: &'a str,
     /// The same for the distro.
@@ -100,7 +102,9 @@ pub fn local(conf: &LocalConf) -> Result<String> {
         Purpose::CheckLayer | Purpose::Signatures => Serve::Nothing.render()?,
     };
     let parallelism = match conf.purpose {
-        Purpose::Build => conf.parallelism.render(conf.release, &conf.config.local_conf),
+        Purpose::Build => {
+            conf.parallelism.render(conf.release, &format!("{}\n{}", conf.template, conf.config.local_conf))
+        }
         // They compile nothing.
         Purpose::CheckLayer | Purpose::Signatures => {
             let cores = conf.parallelism.resources.cores;
@@ -156,6 +160,9 @@ pub fn local(conf: &LocalConf) -> Result<String> {
             );
         }
     }
+    if !conf.template.trim().is_empty() {
+        let _ = write!(text, "\n# [config] templateconf: local.conf.sample\n{}\n", conf.template.trim_end());
+    }
     if !conf.config.local_conf.trim().is_empty() {
         let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
     }
@@ -186,6 +193,7 @@ mod tests {
             release: Release::find(release).unwrap(),
             purpose,
             config: &config,
+            template: "PACKAGE_CLASSES ?= \"package_ipk\"\n",
             machine: "qemuarm64",
             distro: "poky",
             downloads: &"/w/downloads".into(),
@@ -281,7 +289,8 @@ mod tests {
             (Purpose::CheckLayer, "BB_SIGNATURE_HANDLER = \"OEEquivHash\""),
         ] {
             let text = render("scarthgap", purpose, &format!("{line}\n\n"));
-            assert!(text.ends_with(&format!("# [config] local_conf\n{line}\n")), "{text}");
+            let template = "# [config] templateconf: local.conf.sample\nPACKAGE_CLASSES ?= \"package_ipk\"\n";
+            assert!(text.ends_with(&format!("{template}\n# [config] local_conf\n{line}\n")), "{text}");
         }
     }
 

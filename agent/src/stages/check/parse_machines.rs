@@ -187,7 +187,7 @@ impl LineHandler for Lines {
     }
 }
 
-fn judge(
+pub fn judge(
     settings: &Settings,
     configured: &BuildEnvironment,
     output: &ParseOutput,

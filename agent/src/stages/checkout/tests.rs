@@ -26,11 +26,13 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         repos,
         completes_repos: false,
         config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), local_conf: String::new() },
+        templateconf: None,
         check: Check {
             bitbake_layers: Vec::new(),
             yocto_check_layer: true,
             machines: Vec::new(),
             known_failures: Vec::new(),
+            templateconf: false,
             parse_machines: Vec::new(),
             oelint: CheckScope::Off,
             patches: CheckScope::Off,

@@ -1,0 +1,226 @@
+//! The whole manifest: the file that was asked for, what it includes, and what the flags override.
+
+use std::path::Path;
+
+use agent_fs::untrusted;
+use agent_types::error::{Error, Result};
+
+use super::environment::AgentEnvironment;
+use super::include::{self, Included, IncludedRepo, Missing};
+use super::lock::Locked;
+use super::manifest::UnvalidatedManifest;
+use super::paths::ProjectRoot;
+use super::problem::{Diagnostic, KeyPath, Problems};
+use super::repos::{self, Repos, Surroundings};
+use super::request::Request;
+use super::settings::{GitSource, RepoSource, Secret};
+use super::tree::{self, Node};
+use super::validator::Validator;
+use super::{flags, lock_file, old_keys, render, structure};
+
+/// What was read; or the repositories that have to be fetched first, because the manifest includes files of them.
+#[derive(Debug)]
+pub enum Loaded<T> {
+    Ready(T),
+    Needs(Vec<RepoToInclude>),
+}
+
+impl<T> Loaded<T> {
+    /// # Errors
+    /// Internal, if repositories are needed.
+    pub fn ready(self) -> Result<T> {
+        match self {
+            Loaded::Ready(ready) => Ok(ready),
+            Loaded::Needs(_) => Err(Error::internal("a manifest was read without its included repositories")),
+        }
+    }
+}
+
+/// A repository that the manifest includes files from.
+#[derive(Clone, Debug)]
+pub struct RepoToInclude {
+    pub name: String,
+    pub source: GitSource,
+    /// Those in its address.
+    pub secrets: Vec<Secret>,
+}
+
+/// A manifest with its included files.
+#[derive(Debug)]
+pub struct Whole {
+    /// All files, merged, with the flags.
+    pub tree: Node,
+    /// Each file's own tree. Later ones win; the last is the manifest's.
+    pub parts: Vec<Node>,
+    /// Without included files, the manifest's own text, else one that says the same.
+    pub text: Vec<u8>,
+    /// The texts of all files, by their names in messages.
+    pub texts: Vec<(String, Vec<u8>)>,
+    /// The included files of the checkout under test, absolute.
+    pub local: Vec<std::path::PathBuf>,
+    /// The repositories that files were included from.
+    pub repos: Vec<IncludedRepo>,
+}
+
+/// Reads the request's manifest. `None`, if it is not TOML, which is a problem.
+///
+/// # Errors
+/// Usage, if its file cannot be read.
+pub fn read(
+    request: &Request,
+    env: &AgentEnvironment,
+    cwd: &Path,
+    project_root: &ProjectRoot,
+    problems: &mut Problems,
+) -> Result<Option<Loaded<Whole>>> {
+    let bytes = match (&request.manifest_text, &project_root.manifest) {
+        (Some((_, text)), _) => text.clone().into_bytes(),
+        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE)
+            .map_err(|error| Error::usage("cannot read the manifest").because(&error))?,
+        (None, None) => return Err(Error::internal("a manifest without text and without file")),
+    };
+    let Some(mut top) = tree::parse_bytes(&project_root.manifest_name, &bytes, problems) else {
+        return Ok(None);
+    };
+    old_keys::rename(&mut top);
+    let around = Surroundings { base: &project_root.base, cwd, codebuild: env.codebuild.as_ref() };
+    let mut available = request.included.clone();
+    loop {
+        let mut found = Problems::default();
+        let included = include::read(top.clone(), project_root, &available, &mut found);
+        let mut tree = included.tree.clone();
+        flags::apply(&mut tree, &request.set, &mut found);
+        include::reject_flags(&tree, &mut found);
+        // With other problems, nothing is fetched.
+        let wanted = match found.is_empty() {
+            true => wanted(&tree, &included.missing, request, project_root, &around, &mut found),
+            false => Wanted::default(),
+        };
+        if !wanted.git.is_empty() {
+            return Ok(Some(Loaded::Needs(wanted.git)));
+        }
+        if wanted.local.is_empty() {
+            problems.append(found);
+            return Ok(Some(Loaded::Ready(whole(bytes, project_root, included, tree, available))));
+        }
+        available.extend(wanted.local);
+    }
+}
+
+fn whole(
+    bytes: Vec<u8>,
+    project_root: &ProjectRoot,
+    included: Included,
+    tree: Node,
+    repos: Vec<IncludedRepo>,
+) -> Whole {
+    let Included { tree: merged, parts, local, texts, .. } = included;
+    let text = match texts.is_empty() {
+        true => bytes.clone(),
+        false => {
+            let name = &project_root.manifest_name;
+            let names: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
+            let head = format!("# {name} with the files that it includes: {}\n", names.join(", "));
+            (head.replace(char::is_control, " ").trim_end().to_owned() + "\n" + &render::toml(&merged))
+                .into_bytes()
+        }
+    };
+    let own = (project_root.manifest_name.clone(), bytes);
+    Whole { tree, parts, text, texts: [vec![own], texts].concat(), local, repos }
+}
+
+/// The definitions of the repositories that files are included from.
+#[derive(Default)]
+struct Wanted {
+    /// Local directories need no fetch.
+    local: Vec<IncludedRepo>,
+    git: Vec<RepoToInclude>,
+}
+
+fn wanted(
+    tree: &Node,
+    missing: &[Missing],
+    request: &Request,
+    project_root: &ProjectRoot,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Wanted {
+    let mut wanted = Wanted::default();
+    if missing.is_empty() {
+        return wanted;
+    }
+    // Problems elsewhere are reported when the manifest is complete.
+    let mut elsewhere = Problems::default();
+    let (raw, meant): (UnvalidatedManifest, _) = structure::read(tree, &mut elsewhere);
+    let mut check = Validator { tree, problems: &mut elsewhere, meant };
+    let mut defined = repos::validate(&mut check, &raw, around);
+    match request.ignore_lock {
+        false => lock_file::apply(project_root, tree, &mut defined, &mut elsewhere),
+        true => keep_pins(&mut defined, request),
+    }
+    let mut is_undefined = false;
+    for Missing { repo: name, place } in missing {
+        let is_new = !wanted.local.iter().any(|repo| repo.name == *name)
+            && !wanted.git.iter().any(|repo| repo.name == *name);
+        match defined.repos.iter().find(|repo| repo.name == *name).map(|repo| repo.source.clone()) {
+            Some(_) if !is_new => {}
+            Some(RepoSource::Path(path)) => wanted.local.push(IncludedRepo {
+                name: name.clone(),
+                root: path.clone(),
+                source: RepoSource::Path(path),
+                commit: None,
+            }),
+            Some(RepoSource::Git(source)) => wanted.git.push(RepoToInclude {
+                name: name.clone(),
+                source,
+                secrets: defined.secrets.clone(),
+            }),
+            None => {
+                let path = KeyPath::root().key("repos").key(name);
+                let mistake = Diagnostic::new(format!("no valid {} is defined", path.as_table()));
+                let hint = "define the repository in the manifest, or in a file that is included before";
+                problems.add(place.clone(), Some("include".into()), mistake.hint(hint));
+                is_undefined = true;
+            }
+        }
+    }
+    if is_undefined {
+        // They say why a definition is not valid.
+        problems.append(elsewhere);
+        return Wanted::default();
+    }
+    wanted
+}
+
+/// Pins the repositories that `build-agent lock` does not update.
+fn keep_pins(repos: &mut Repos, request: &Request) {
+    for repo in &mut repos.repos {
+        let RepoSource::Git(source) = &mut repo.source else { continue };
+        let kept = request.kept_pins.get(&repo.name);
+        let kept = kept.filter(|kept| **kept == Locked::new(source, &kept.commit));
+        source.locked = kept.map(|kept| kept.commit.clone());
+    }
+}
+
+/// Pins the repositories that files were included from to the commits of these files: both must be of one commit.
+/// A file must not change the repository that it comes from.
+pub fn pin_included(included: &[IncludedRepo], tree: &Node, repos: &mut Repos, problems: &mut Problems) {
+    for used in included {
+        let Some(repo) = repos.repos.iter_mut().find(|repo| repo.name == used.name) else { continue };
+        let is_same = match (&repo.source, &used.source) {
+            (RepoSource::Git(now), RepoSource::Git(then)) => {
+                (&now.url, &now.wanted) == (&then.url, &then.wanted)
+            }
+            (now, then) => now == then,
+        };
+        let path = KeyPath::root().key("repos").key(&used.name);
+        if !is_same {
+            let message = "is changed by a file that is included from it, or after it was read";
+            let hint = "define the repository in the manifest alone";
+            problems.add(tree.place(&path), Some(path.as_table()), Diagnostic::new(message).hint(hint));
+        }
+        if let RepoSource::Git(source) = &mut repo.source {
+            source.locked = source.locked.take().or_else(|| used.commit.clone());
+        }
+    }
+}
