@@ -64,8 +64,12 @@ pub enum Command {
     Check(Check),
     /// Print what `run` would do; changes nothing
     Plan(Plan),
+    /// Print the whole resolved manifest: with its included files, the flags and the pins
+    Dump(Dump),
     /// Pin each repo of the manifest to a commit, in build-agent.lock
     Lock(Lock),
+    /// Print the commits between two locks or two results
+    Diff(Diff),
     /// Open the prepared BitBake environment
     Shell(Shell),
     /// Check whether this machine can build, and print how to fix it
@@ -237,6 +241,33 @@ pub struct Lock {
     /// Update these repos to their newest commit; without a name, update all
     #[arg(long, value_name = "NAME", num_args = 0..)]
     pub update: Option<Vec<String>>,
+    /// Print the commits between the lock and the one that this call would write; writes nothing
+    #[arg(long)]
+    pub diff: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Dump {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub rules: RulesArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// build-agent.lock, result.json, or the directory with a result
+    #[arg(value_name = "OLD", value_parser = utf8_path())]
+    pub old: PathBuf,
+    /// The same to compare it with
+    #[arg(value_name = "NEW", value_parser = utf8_path())]
+    pub new: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

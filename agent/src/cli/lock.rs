@@ -14,6 +14,7 @@ use agent_types::outcome::ExitStatus;
 
 use super::arguments;
 use super::current_dir::current_dir;
+use super::diff;
 use super::job::{limit_reading, load_request, request};
 use super::print;
 use super::servers::servers;
@@ -27,7 +28,9 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     let request = request(&args.manifest).await?;
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
-    let all = args.update.as_ref().is_some_and(Vec::is_empty);
+    // Without names, a comparison is with the newest commits of all repositories.
+    let update = args.update.clone().or_else(|| args.diff.then(Vec::new));
+    let all = update.as_ref().is_some_and(Vec::is_empty);
     let previous = match untrusted::read_named(&path, untrusted::PAGE) {
         Ok(bytes) => match config::lock::parse(&path.display().to_string(), &bytes) {
             // Every pin is replaced, so the old file need not be valid.
@@ -38,7 +41,7 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         Err(error) => return Err(error.into()),
     };
     // `--update` alone replaces all pins; without it, only repos that have no pin get one.
-    let moved = match &args.update {
+    let moved = match &update {
         None => Some(&[][..]),
         Some(names) if names.is_empty() => None,
         Some(names) => Some(&names[..]),
@@ -61,6 +64,12 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     .await;
     let pins = after(pins, unrecorded.end().await)?;
     let mut lock = Lock::default();
+    if args.diff {
+        let pins = pins.iter().map(|pin| (pin.name.clone(), Locked::new(&pin.source, &pin.commit)));
+        lock.repos.extend(pins);
+        diff::show(&diff::of_lock(&previous), &diff::of_lock(&lock), false, &access, environment).await?;
+        return Ok(ExitStatus::Passed);
+    }
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);
         let old = previous.repos.get(&pin.name);

@@ -6,7 +6,9 @@ mod cache;
 mod cache_publish;
 mod current_dir;
 mod diagnostics;
+mod diff;
 mod doctor;
+mod dump;
 mod github;
 mod head;
 mod included_repos;
@@ -16,6 +18,7 @@ mod lab_request;
 mod lock;
 mod output_dir;
 mod plan;
+mod plan_settings;
 mod print;
 mod publish;
 mod report;
@@ -158,7 +161,9 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Run(run) => job::run(run, environment).await,
         Command::Check(check) => job::check(check, environment).await,
         Command::Plan(plan) => plan::command(plan, environment).await,
+        Command::Dump(dump) => dump::command(dump, environment).await,
         Command::Lock(lock) => lock::command(lock, environment).await,
+        Command::Diff(diff) => diff::command(diff, environment).await,
         Command::Shell(shell) => shell::command(shell, environment).await,
         Command::Doctor(doctor) => doctor::command(doctor, environment).await,
         Command::Cache(cache) => cache::command(cache.command, environment).await,

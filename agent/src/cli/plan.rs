@@ -17,6 +17,7 @@ use super::base_rules::with_rules;
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
 use super::job::{limit_reading, load_request, request, with_rules_args};
+use super::plan_settings;
 use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -221,6 +222,7 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "release": settings.release.name,
         "layers": settings.layers,
         "repos": repos,
+        "settings": plan_settings::as_json(settings),
         "cache": cache_json(&settings.cache),
         "stages": plan.stages,
         "hooks": hooks.collect::<Vec<_>>(),

@@ -65,7 +65,8 @@ fn access_with(build_user: Option<&str>, checkout: &Path, environment: &AgentEnv
         environment.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
     variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
     let reader = environment.root.then(|| reader(build_user, checkout));
-    Access { variables, github_token: environment.github_token.clone(), reader }
+    let (github_token, sites) = (environment.github_token.clone(), environment.git_sites.clone());
+    Access { variables, github_token, sites, reader }
 }
 
 /// The user with whose rights root reads files that an untrusted source names.

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use agent_git::Sites;
 use agent_github::{DEFAULT_API, is_api_url};
 use agent_process::credentials::CredentialSources;
 use agent_types::error::{Error, Result};
@@ -15,6 +16,7 @@ use agent_types::secrets;
 use url::Url;
 
 use super::codebuild::{CodeBuild, Trigger};
+use super::git_sites;
 use super::github_actions::{self, GitHubActions};
 use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
 use super::settings::Secret;
@@ -84,6 +86,8 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
+    /// Mirrors, credentials and keys for git: [`git_sites`].
+    pub git_sites: Sites,
     /// `BUILD_AGENT_TASK_TOKEN`: the execution of Step Functions that waits for a device.
     pub task_token: Option<Secret>,
     /// Whether another step requests tests on devices: `BUILD_AGENT_DEVICE_REQUESTS=publish`.
@@ -133,13 +137,22 @@ impl AgentEnvironment {
     /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. All processes of the same user can read the
     /// agent's environment in `/proc`. Only the agent can read this file, because it deletes the file.
     fn with_secrets_file(mut variables: BTreeMap<String, OsString>) -> Result<AgentEnvironment> {
-        let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) else {
-            return Ok(AgentEnvironment::from_map(variables));
-        };
-        let secrets = secrets_file::take(Path::new(file))?;
-        let aws_keys = secrets_file::aws_keys(&secrets)?;
-        variables.extend(secrets.into_iter().map(|(name, value)| (name, value.into())));
-        Ok(AgentEnvironment { aws_keys, ..AgentEnvironment::from_map(variables) })
+        let mut aws_keys = None;
+        if let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) {
+            let secrets = secrets_file::take(Path::new(file))?;
+            aws_keys = secrets_file::aws_keys(&secrets)?;
+            variables.extend(secrets.into_iter().map(|(name, value)| (name, value.into())));
+        }
+        let sites = git_sites::read(&Variables::new(variables.clone()))?;
+        let environment = AgentEnvironment { aws_keys, ..AgentEnvironment::from_map(variables) };
+        Ok(environment.with_git_sites(sites))
+    }
+
+    fn with_git_sites(mut self, sites: Sites) -> AgentEnvironment {
+        self.secrets.extend(sites.credentials.iter().map(|credential| credential.password.clone()));
+        let files = git_sites::credential_files(&sites);
+        self.credential_sources.files.extend(files.map(|(name, path)| (name, path.to_owned())));
+        AgentEnvironment { git_sites: sites, ..self }
     }
 
     /// Makes it from names and values, for a user that is not root.
@@ -183,6 +196,7 @@ impl AgentEnvironment {
             task_token: variables
                 .text(TASK_TOKEN)
                 .map(|value| Secret { origin: format!("variable {TASK_TOKEN}"), value }),
+            git_sites: Sites::default(),
             publishes_device_files: publishes_device_files(&variables, &mut notices),
             github_api: github_api(&variables, &mut notices),
             network: variables.network(),

@@ -297,6 +297,7 @@ fn settings(
         build_user: request.build_user.clone(),
         program_path: env.path.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        git_mirrors: git_mirrors(env),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
         notices: [
             request.notices.clone(),
@@ -315,6 +316,11 @@ fn settings(
             .collect(),
         artifacts_closed: rules.closed.clone(),
     })
+}
+
+fn git_mirrors(env: &AgentEnvironment) -> Vec<(Url, Url)> {
+    let mirrors = env.git_sites.mirrors.iter();
+    mirrors.filter_map(|mirror| Some((Url::parse(&mirror.from).ok()?, mirror.to.clone()))).collect()
 }
 
 /// Why the manifest's hooks do not run, and what to do: hooks of an untrusted source are not trusted either. A manifest

@@ -233,7 +233,13 @@ mod tests {
 
     fn repo(name: &str, url: &str, wanted: Wanted) -> Repo {
         let source = GitSource { url: Url::parse(url).unwrap(), wanted, locked: None };
-        Repo { name: name.into(), source: RepoSource::Git(source), layers: Vec::new() }
+        Repo {
+            name: name.into(),
+            source: RepoSource::Git(source),
+            layers: Vec::new(),
+            submodules: true,
+            lfs: true,
+        }
     }
 
     fn branch(name: &str) -> Wanted {

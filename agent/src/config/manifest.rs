@@ -117,6 +117,10 @@ pub struct UnvalidatedRepo {
     pub commit: Option<String>,
     /// A local directory instead of url, used without a copy; relative to the manifest.
     pub path: Option<String>,
+    /// Whether the submodules are fetched; true by default.
+    pub submodules: Option<bool>,
+    /// Whether Git LFS files are fetched; true by default.
+    pub lfs: Option<bool>,
     /// Layer directories, relative to the repository; omit it if there are none (BitBake).
     #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
     pub layers: Option<Vec<String>>,

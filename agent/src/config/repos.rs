@@ -72,7 +72,8 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
             _ => None,
         });
         if let Some(source) = source {
-            all.repos.push(Repo { name, source, layers });
+            let (submodules, lfs) = (raw.submodules.unwrap_or(true), raw.lfs.unwrap_or(true));
+            all.repos.push(Repo { name, source, layers, submodules, lfs });
         }
     }
     all
@@ -119,7 +120,7 @@ impl One<'_, '_> {
             }
             (true, false) => self.git(),
             (false, true) => {
-                for key in ["branch", "tag", "commit"].map(|key| self.path.key(key)) {
+                for key in ["branch", "tag", "commit", "submodules", "lfs"].map(|key| self.path.key(key)) {
                     if self.check.has(&key) {
                         let mistake = Diagnostic::new("does not go with `path`");
                         self.check.key(

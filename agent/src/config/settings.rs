@@ -17,6 +17,7 @@ use agent_types::events::JobIdentity;
 use agent_types::release::Release;
 use agent_types::reproduction::Reproduction;
 use agent_types::stage::Stage;
+use url::Url;
 
 use super::change::ChangeBase;
 
@@ -78,6 +79,8 @@ pub struct Settings {
     pub program_path: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
     pub network: Vec<(String, String)>,
+    /// The mirrors of this site: addresses that begin with the first, begin with the second.
+    pub git_mirrors: Vec<(Url, Url)>,
     /// Values that must never be shown, with the name of where each came from.
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
@@ -95,6 +98,10 @@ pub struct Repo {
     pub source: RepoSource,
     /// Layer directories relative to the repo; may be empty (BitBake's own repository).
     pub layers: Vec<PathBuf>,
+    /// Whether the submodules of a git repository are fetched.
+    pub submodules: bool,
+    /// Whether its Git LFS files are fetched.
+    pub lfs: bool,
 }
 
 /// `[config] templateconf`

@@ -7,6 +7,7 @@
 mod asked;
 mod blocking;
 mod bucket;
+mod completed;
 mod contents;
 mod stored;
 mod usable;
@@ -21,7 +22,7 @@ use tracing::Instrument;
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use agent_cache::layers;
 use agent_fs::untrusted::Reader;
-use agent_git::{Access, Git};
+use agent_git::Access;
 use agent_process::Runner;
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, RepoReady, Unit};
@@ -32,6 +33,7 @@ use agent_types::traffic::Traffic;
 
 use super::retry;
 use super::share::OpenShare;
+use completed::Completion;
 use stored::Stores;
 
 /// How many repos are fetched at once.
@@ -212,7 +214,7 @@ async fn ready(
 ) -> Result<(ReadyRepo, RepoReady)> {
     let (event, shared_entry) = match &repo.source {
         RepoSource::Path(path) => (local(settings, runner, access, &repo.name, path).await?, None),
-        RepoSource::Git(source) => obtained(stores, runner, access, &repo.name, source).await?,
+        RepoSource::Git(source) => obtained(settings, stores, runner, access, repo, source).await?,
     };
     let layers = contents::layers(repo, &event.path, settings.release)?;
     let (name, path, commit) = (repo.name.clone(), event.path.clone(), event.commit.clone());
@@ -246,6 +248,12 @@ async fn local(
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
+    if let Some(notice) = empty_submodules(&format!("repo {name}"), &tree.empty_submodules) {
+        runner
+            .events
+            .warn(notice, Some(format!("run `git submodule update --init` in {}", path.display())))
+            .await;
+    }
     if let Some(notice) = agent_git::lfs_notice(&format!("repo {name}"), &tree.lfs_pointers) {
         runner.events.warn(notice, Some(format!("run `git lfs pull` in {}", path.display()))).await;
     }
@@ -260,34 +268,28 @@ async fn local(
 }
 
 async fn obtained(
+    settings: &Settings,
     stores: &Stores,
     runner: &Runner,
     access: &Access,
-    name: &str,
+    repo: &Repo,
     source: &GitSource,
 ) -> Result<(RepoReady, Option<String>)> {
-    let obtained = stores.obtain(runner, access, name, source).await?;
-    let path = obtained.entry.tree();
-    if path.join(".gitmodules").exists() {
-        let message = format!("repo {name} has submodules; they are not checked out");
-        runner.events.warn(message, Some("name what they hold as repos of their own".into())).await;
-    }
-    let plain = Git::new(runner, &Access::default(), name, None, std::slice::from_ref(&path))?;
-    let pointers = agent_git::lfs_pointers(&plain, &path).await;
-    let pointers = pointers.map_err(|failure| failure.into_error(&format!("repos.{name}"), None))?;
-    if let Some(notice) = agent_git::lfs_notice(&format!("repo {name}"), &pointers) {
-        let hint = "if a build needs them, clone it yourself with git-lfs and give the directory with `path`";
-        runner.events.warn(notice, Some(hint.into())).await;
-    }
+    let obtained = stores.obtain(runner, access, &repo.name, source).await?;
+    let stored = obtained.entry.tree();
+    let completion = Completion { settings, stores, runner, access, repo };
+    let completed = completion.tree(source, &stored, &obtained.entry.commit).await?;
+    let is_stored = completed.is_none();
+    let path = completed.unwrap_or(stored);
     let wanted = match &source.wanted {
         Wanted::Branch(name) | Wanted::Tag(name) | Wanted::CommitOnBranch { branch: name, .. } => {
             Some(name.clone())
         }
         Wanted::Commit(_) => None,
     };
-    let shared_entry = obtained.is_shared.then(|| obtained.entry.key());
+    let shared_entry = (obtained.is_shared && is_stored).then(|| obtained.entry.key());
     let ready = RepoReady {
-        name: name.to_string(),
+        name: repo.name.clone(),
         url: Some(agent_git::display_url(&source.url)),
         commit: Some(obtained.entry.commit),
         wanted,
@@ -306,6 +308,14 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
     let tree =
         agent_git::inspect(runner, "under-test", &settings.checkout, &own_output(settings), None).await?;
     let place = settings.checkout.display();
+    if let Some(notice) =
+        empty_submodules(&format!("the checkout under test {place}"), &tree.empty_submodules)
+    {
+        runner
+            .events
+            .warn(notice, Some("run `git submodule update --init` there before the agent".into()))
+            .await;
+    }
     if let Some(notice) =
         agent_git::lfs_notice(&format!("the checkout under test {place}"), &tree.lfs_pointers)
     {
@@ -338,6 +348,12 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
         dirty: tree.dirty,
         branch: tree.branch,
     })
+}
+
+/// The notice about submodules that a local directory lacks.
+fn empty_submodules(whose: &str, paths: &[String]) -> Option<String> {
+    let shown = agent_git::shown_paths(paths);
+    (!paths.is_empty()).then(|| format!("{whose} has submodules that are empty: {shown}"))
 }
 
 /// Directories that the agent itself fills: they do not make a checkout dirty.

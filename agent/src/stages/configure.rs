@@ -228,6 +228,7 @@ impl BuildEnvironment {
             distro,
             downloads,
             sstate,
+            git_mirrors: &settings.git_mirrors,
             tiers: &self.tiers,
             endpoint: endpoint.as_ref(),
             hash_server: &self.hash_server,

@@ -10,8 +10,11 @@ use agent_process::{Environment, User};
 use agent_types::secret::Secret;
 
 use super::address;
+use super::sites::Sites;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30";
 
 /// What git needs besides URLs to reach servers.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,8 @@ pub struct Access {
     pub variables: Vec<(OsString, OsString)>,
     /// Token for `https://github.com/` URLs that contain no credentials.
     pub github_token: Option<Secret>,
+    /// The mirrors and credentials of this site.
+    pub sites: Sites,
     /// The user whose rights apply when an untrusted source names a local directory and the agent is root.
     /// `None`: the agent's own rights.
     pub reader: Option<User>,
@@ -66,7 +71,6 @@ impl Access {
             // Never prompt. An empty GIT_ASKPASS disables SSH_ASKPASS as well.
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ASKPASS", ""),
-            ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"),
             // `status` must not write the index of another user's work tree.
             ("GIT_OPTIONAL_LOCKS", "0"),
             // A clone has the commit's own files; the filter would ask a server that the clone does not know.
@@ -79,6 +83,7 @@ impl Access {
         for (name, value) in fixed {
             environment.set(name, value);
         }
+        environment.set("GIT_SSH_COMMAND", format!("{SSH}{}", self.sites.ssh_options()));
         environment.set("HOME", home);
         for (name, value) in as_variables(self.configuration(url, safe, stall)) {
             environment.set(name, value);
@@ -110,14 +115,18 @@ impl Access {
         .into();
         pairs.push(("http.lowSpeedTime".into(), stall.as_secs().max(1).to_string().into()));
         if let Some(url) = url {
-            if url.scheme() == "file" {
+            pairs.extend(self.sites.configuration().map(|(key, value)| (key, value.into())));
+            let mirrored = self.sites.mirrored(url);
+            let used = mirrored.as_ref().unwrap_or(url);
+            if used.scheme() == "file" {
                 pairs.push(("protocol.file.allow".into(), "always".into()));
             }
-            if let Some(header) = self.authorization(url) {
+            // A mirror gets no credentials of the address that it replaces.
+            if let Some(header) = self.authorization(used) {
                 // The header applies to this URL only; curl does not send it to another host after a redirect.
                 // The empty value first removes a header of the site's configuration, because servers
                 // reject two.
-                let key = format!("http.{}.extraHeader", address::bare(url));
+                let key = format!("http.{}.extraHeader", address::bare(used));
                 pairs.push((key.clone(), OsString::new()));
                 pairs.push((key, format!("Authorization: {header}").into()));
             }
@@ -147,7 +156,7 @@ impl Access {
     }
 
     fn authorization(&self, url: &Url) -> Option<String> {
-        address::authorization(url).or_else(|| {
+        address::authorization(url).or_else(|| self.sites.authorization(url)).or_else(|| {
             let github =
                 url.scheme() == "https" && url.host_str() == Some("github.com") && url.port().is_none();
             let token = self.github_token.as_ref().filter(|_| github)?;
@@ -213,6 +222,46 @@ mod tests {
                 found.iter().all(|(key, _)| key == "http.https://github.com/a/b.extraHeader"),
                 "{found:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_mirror_gets_its_own_credentials_only() {
+        let token = Secret { origin: String::new(), value: "t0k".into() };
+        let mirror = |to: &str| super::super::sites::Mirror {
+            from: "https://github.com/".into(),
+            to: Url::parse(to).unwrap(),
+        };
+        let access = |to: &str, prefix: &str| Access {
+            github_token: Some(token.clone()),
+            sites: Sites {
+                mirrors: vec![mirror(to)],
+                credentials: vec![super::super::sites::Credential {
+                    prefix: prefix.into(),
+                    user: "u".into(),
+                    password: token.clone(),
+                }],
+                ..Sites::default()
+            },
+            ..Access::default()
+        };
+        for (to, prefix, header) in [
+            (
+                "https://m.example/gh/",
+                "https://m.example/",
+                Some("http.https://m.example/gh/a/b.extraHeader"),
+            ),
+            ("https://m.example/gh/", "https://github.com/", None),
+            ("file:///srv/gh/", "https://github.com/", None),
+        ] {
+            let access = access(to, prefix);
+            let found = configuration(&access, "https://u:p@github.com/a/b");
+            let rewrite = (format!("url.{to}.insteadOf"), "https://github.com/".to_owned());
+            assert!(found.contains(&rewrite), "{found:?}");
+            let key =
+                found.iter().rfind(|(key, _)| key.ends_with("extraHeader")).map(|(key, _)| key.as_str());
+            assert_eq!(key, header, "{to} {prefix}");
+            assert_eq!(found.iter().any(|(key, _)| key == "protocol.file.allow"), to.starts_with("file"));
         }
     }
 

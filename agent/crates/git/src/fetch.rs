@@ -47,7 +47,24 @@ impl<'a> Fetch<'a> {
 
     /// Fetches the wanted commit with the least history, and returns its id.
     pub async fn run(&self, path: &Path) -> Result<String, Failure> {
-        let commit = self.fetch(path).await?;
+        let commit = match self.fetch(path).await {
+            // A server may not have a new commit on all its machines yet.
+            Err(failure) if failure.kind() == Some(Kind::CommitMissing) => {
+                self.git
+                    .pause(&format!(
+                        "{} is not on the server yet",
+                        self.pin.as_deref().unwrap_or("the commit")
+                    ))
+                    .await;
+                match self.fetch(path).await {
+                    Err(failure) if failure.kind() == Some(Kind::CommitMissing) => {
+                        return Err(self.no_such_commit(self.pin.as_deref().unwrap_or_default()));
+                    }
+                    other => other?,
+                }
+            }
+            other => other?,
+        };
         self.must_be_commit(path, &commit).await?;
         Ok(commit)
     }
@@ -148,7 +165,6 @@ impl<'a> Fetch<'a> {
         match self.transfer(path, "1", &[commit]).await {
             Ok(()) => Ok(true),
             Err(failure) if failure.kind() == Some(Kind::CommitRefused) => Ok(false),
-            Err(failure) if failure.kind() == Some(Kind::CommitMissing) => Err(self.no_such_commit(commit)),
             Err(failure) => Err(failure),
         }
     }

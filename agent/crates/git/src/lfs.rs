@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use agent_fs::untrusted;
+use url::Url;
 
+use super::address::bare;
 use super::failure::Failure;
 use super::program::Git;
 
@@ -31,20 +33,29 @@ pub async fn lfs_pointers(git: &Git<'_>, directory: &Path) -> Result<Vec<String>
     Ok(names.filter(is_pointer).map(str::to_owned).collect())
 }
 
+/// Replaces the pointers in a work tree of the agent's own by their files, with git-lfs.
+pub async fn lfs_pull(git: &Git<'_>, directory: &Path, url: &Url) -> Result<(), Failure> {
+    let address = bare(url);
+    git.local(directory, ["config", "remote.origin.url", address.as_str()]).await?;
+    git.server(directory, ["lfs", "pull", "origin"]).await?;
+    git.local(directory, ["config", "--remove-section", "remote.origin"]).await.map(drop)
+}
+
 /// The notice about LFS pointers; `None` if there are none. `whose` is the start of the sentence.
 pub fn lfs_notice(whose: &str, pointers: &[String]) -> Option<String> {
+    let shown = shown_paths(pointers);
+    (!pointers.is_empty())
+        .then(|| format!("{whose} has Git LFS pointers instead of files; LFS files are not fetched: {shown}"))
+}
+
+/// The first paths of a list, for a message.
+pub fn shown_paths(paths: &[String]) -> String {
     const NAMED: usize = 3;
-    if pointers.is_empty() {
-        return None;
-    }
     let shown: Vec<String> =
-        pointers.iter().take(NAMED).map(|name| format!("`{}`", name.escape_debug())).collect();
-    let more = pointers.len().saturating_sub(NAMED);
+        paths.iter().take(NAMED).map(|name| format!("`{}`", name.escape_debug())).collect();
+    let more = paths.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some(format!(
-        "{whose} has Git LFS pointers instead of files; LFS files are not fetched: {}{more}",
-        shown.join(", ")
-    ))
+    shown.join(", ") + &more
 }
 
 #[cfg(test)]

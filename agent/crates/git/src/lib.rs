@@ -12,9 +12,12 @@ mod base;
 mod clone;
 mod failure;
 mod fetch;
+mod history;
 mod lfs;
 mod program;
 mod remote;
+mod sites;
+mod submodules;
 mod worktree;
 
 pub use access::{Access, safe_directories};
@@ -25,9 +28,12 @@ pub use clone::{
 };
 pub use failure::{Failure, Kind};
 pub use fetch::pinned;
-pub use lfs::{lfs_notice, lfs_pointers};
+pub use history::{History, history};
+pub use lfs::{lfs_notice, lfs_pointers, lfs_pull, shown_paths};
 pub use program::Git;
 pub use remote::{nearest, resolve};
+pub use sites::{Credential, Mirror, Sites};
+pub use submodules::{Submodule, submodule_url, submodules};
 pub use worktree::{WorkTree, head, inspect};
 
 #[cfg(any(test, feature = "fixture"))]

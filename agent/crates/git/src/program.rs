@@ -136,8 +136,34 @@ impl<'a> Git<'a> {
             // `fetch` and `ls-remote` both have this option.
             args.insert(args.len().min(1), format!("--upload-pack={upload_pack}").into());
         }
+        self.retried(cwd, &args).await
+    }
+
+    /// The same for a command other than `fetch` and `ls-remote`.
+    pub(super) async fn server<S: Into<OsString>>(
+        &self,
+        cwd: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String, Failure> {
+        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        self.retried(cwd, &args).await
+    }
+
+    /// Waits before a second attempt, with a warning.
+    pub(super) async fn pause(&self, why: &str) {
+        let delay = self.retry_delays[1] + jitter(self.retry_delays[1]);
+        let message = format!("{}: {why}; one more attempt in {:.1} s", self.label, delay.as_secs_f64());
+        self.runner.events.warn(message, None).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            // The next attempt ends at once and reports the reason.
+            _ = self.runner.interrupt.interrupted() => {}
+        }
+    }
+
+    async fn retried(&self, cwd: &Path, args: &[OsString]) -> Result<String, Failure> {
         for (attempt, delay) in self.retry_delays.into_iter().enumerate() {
-            let failure = match self.once(cwd, &args, true).await {
+            let failure = match self.once(cwd, args, true).await {
                 Err(failure) if failure.kind() == Some(Kind::Transient) => failure,
                 other => return other,
             };
@@ -162,7 +188,7 @@ impl<'a> Git<'a> {
                 _ = self.runner.interrupt.interrupted() => {}
             }
         }
-        self.once(cwd, &args, true).await
+        self.once(cwd, args, true).await
     }
 
     async fn once(&self, cwd: &Path, args: &[OsString], remote: bool) -> Result<String, Failure> {

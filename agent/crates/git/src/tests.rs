@@ -511,3 +511,31 @@ async fn suggests_tag_for_branch_and_branch_for_tag() {
     let error = reclone(&bench, &up.source(Wanted::Tag("main".into()))).await.unwrap_err();
     assert_eq!(error.hint.unwrap(), "it is a branch: write `branch = …`");
 }
+
+/// A server may not have a new commit on all its machines yet.
+#[tokio::test]
+async fn a_commit_that_is_not_there_yet_gets_one_more_attempt() {
+    let bench = Bench::new();
+    let up = bench.upstream("up", &[("a", "")]).await;
+    let other = bench.upstream("other", &[("b", "")]).await;
+    let new = other.git(&["rev-parse", "HEAD"]).await;
+    let url = up.url();
+    let source = up.source(Wanted::Commit("1".repeat(40)));
+    let git = bench.git(Some(&url), &[]);
+    let error = clone(&git, &bench.path("gone"), "x", &source, None).await.unwrap_err();
+    assert!(error.message.contains("does not have commit"), "{error}");
+    let notices = bench.notices().await;
+    assert_eq!(notices.iter().filter(|notice| notice.contains("one more attempt")).count(), 1, "{notices:?}");
+
+    let mut git = bench.git(Some(&url), &[]);
+    git.retry_delays = [Duration::ZERO, Duration::from_secs(2)];
+    let source = up.source(Wanted::Commit(new.clone()));
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let path = other.path.display().to_string();
+        up.git(&["fetch", "-q", &path, "main:arrived"]).await;
+    };
+    let target = bench.path("late");
+    let (cloned, ()) = tokio::join!(clone(&git, &target, "x", &source, None), arrives);
+    assert_eq!(cloned.unwrap().commit, new);
+}

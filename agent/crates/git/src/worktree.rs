@@ -9,6 +9,7 @@ use agent_types::source::is_commit;
 use super::failure::Failure;
 use super::lfs::lfs_pointers;
 use super::program::Git;
+use super::submodules::empty_submodules;
 
 /// The state of a local directory in git.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct WorkTree {
     pub dirty: bool,
     /// Git LFS files of which only the pointer exists.
     pub lfs_pointers: Vec<String>,
+    /// Submodules whose directories are empty.
+    pub empty_submodules: Vec<String>,
     /// Git's message, if it failed.
     pub trouble: Option<String>,
 }
@@ -130,7 +133,8 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) 
     };
     let dirty = entries(&status).iter().any(counts);
     let lfs_pointers = lfs_pointers(git, directory).await?;
-    Ok(WorkTree { commit: head, tree, branch, dirty, lfs_pointers, trouble: None })
+    let empty_submodules = empty_submodules(git, directory).await?;
+    Ok(WorkTree { commit: head, tree, branch, dirty, lfs_pointers, empty_submodules, trouble: None })
 }
 
 /// The nearest ancestor that contains `.git`.

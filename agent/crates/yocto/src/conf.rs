@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use agent_types::error::Result;
 use agent_types::tiers::Tiers;
+use url::Url;
 
+use super::git_mirrors;
 use super::hash_server::Serve;
 use super::mirrors::{self, EndpointMirrors};
 use super::parallelism::Parallelism;
@@ -52,6 +54,8 @@ pub struct LocalConf<'a> {
     pub distro: &'a str,
     pub downloads: &'a PathBuf,
     pub sstate: &'a PathBuf,
+    /// Addresses that begin with the first, begin with the second.
+    pub git_mirrors: &'a [(Url, Url)],
     /// Which parts of the share are read, and which one is written.
     pub tiers: &'a Tiers,
     /// The agent's server, if the share is in a bucket.
@@ -140,6 +144,8 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     );
     match conf.purpose {
         Purpose::Build => {
+            // The share comes first: BitBake prepends it later.
+            text += &git_mirrors::render(conf.git_mirrors, conf.release);
             text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?;
             // In older releases, only local.conf.sample switches them on. They change no signature.
             text.push_str("\n# What tasks use, for the reports.\nINHERIT += \"buildstats\"\n");
@@ -198,6 +204,7 @@ mod tests {
             distro: "poky",
             downloads: &"/w/downloads".into(),
             sstate: &"/w/sstate".into(),
+            git_mirrors: &[],
             tiers: &Tiers::new(
                 &Share::new("/efs"),
                 Access::ReadWrite,

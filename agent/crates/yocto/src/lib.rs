@@ -17,6 +17,7 @@ pub mod cve;
 pub mod dependency_versions;
 pub mod environment;
 pub mod excerpt;
+mod git_mirrors;
 pub mod hash_server;
 pub mod host;
 pub mod layer;

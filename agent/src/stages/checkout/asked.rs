@@ -136,7 +136,8 @@ fn sources(
         } else if let Ok(url) = known.url.parse() {
             let wanted = Wanted::Branch(settings.release.name.to_owned());
             let source = RepoSource::Git(GitSource { url, wanted, locked: None });
-            more.push(Repo { name: known.repo.to_owned(), source, layers: vec![layer] });
+            let (name, layers) = (known.repo.to_owned(), vec![layer]);
+            more.push(Repo { name, source, layers, submodules: true, lfs: true });
         }
     }
     (more, unknown)

@@ -88,6 +88,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         build_user: None,
         program_path: None,
         network: Vec::new(),
+        git_mirrors: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
         warnings: Vec::new(),
@@ -97,7 +98,13 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
 }
 
 pub(crate) fn repo(name: &str, source: RepoSource, layers: &[&str]) -> Repo {
-    Repo { name: name.into(), source, layers: layers.iter().map(PathBuf::from).collect() }
+    Repo {
+        name: name.into(),
+        source,
+        layers: layers.iter().map(PathBuf::from).collect(),
+        submodules: true,
+        lfs: true,
+    }
 }
 
 fn main_of(upstream: &Upstream<'_>) -> RepoSource {
@@ -297,10 +304,8 @@ async fn pointers_of_git_lfs_are_told() {
     let poky = bench.upstream("poky", &[&POKY[..], &files].concat()).await;
     let local = bench.upstream("local", &files).await;
     bench.upstream("layer", &files).await;
-    let repos = vec![
-        repo("poky", main_of(&poky), &["meta"]),
-        repo("local", RepoSource::Path(local.path.clone()), &[]),
-    ];
+    let fetched = Repo { lfs: false, ..repo("poky", main_of(&poky), &["meta"]) };
+    let repos = vec![fetched, repo("local", RepoSource::Path(local.path.clone()), &[])];
     let settings = settings(&bench, "scarthgap", repos);
     run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap();
     look(&settings, &bench.runner).await.unwrap();

@@ -1,0 +1,186 @@
+//! `build-agent diff A B` and `lock --diff`: the commits between two locks or two results, by repository.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::config::lock::Lock;
+use crate::config::{self, AgentEnvironment, Request};
+use agent_fs::untrusted;
+use agent_git::{Access, Git, History};
+use agent_process::Redactor;
+use agent_types::error::{Class, Error, Result};
+use agent_types::outcome::ExitStatus;
+use agent_types::sanitize::clean;
+
+use super::arguments;
+use super::head::unrecorded_runner;
+use super::print;
+use super::report::read_summary;
+use super::servers::access;
+
+/// Time limit of git, for all repositories together.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The name of the layer under test in the list of repositories.
+const UNDER_TEST: &str = "layer under test";
+
+/// The commits of all repositories, by their names.
+pub type Commits = BTreeMap<String, At>;
+
+/// A repository and its commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    /// `None`, if it is not known.
+    pub url: Option<String>,
+    pub commit: String,
+}
+
+pub async fn command(args: arguments::Diff, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let (old, new) = (read(&args.old)?, read(&args.new)?);
+    show(&old, &new, args.json, &access(&Request::default(), environment), environment).await?;
+    Ok(ExitStatus::Passed)
+}
+
+/// Reads a lock, a result, or the directory of one.
+fn read(path: &Path) -> Result<Commits> {
+    let file = if path.is_dir() { path.join("result.json") } else { path.to_owned() };
+    let bytes = untrusted::read(&file, untrusted::PAGE);
+    // A result may be larger, and is JSON.
+    if let Ok(bytes) = &bytes
+        && bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{')
+    {
+        return Ok(of_lock(&config::lock::parse(&file.display().to_string(), bytes)?));
+    }
+    if !file.exists() {
+        return Err(Error::usage(format!("`{}` does not exist", file.display()))
+            .hint("name two files build-agent.lock, or two results: result.json or its directory"));
+    }
+    let (summary, _) = read_summary(&file, None)?;
+    let mut commits = Commits::new();
+    let source = summary.reproduction.as_ref().and_then(|known| known.source.clone());
+    if let Some(commit) = summary.job.commit.clone() {
+        commits.insert(UNDER_TEST.into(), At { url: source, commit });
+    }
+    for repo in &summary.repos {
+        if let Some(commit) = repo.commit.clone() {
+            commits.insert(clean(&repo.name).into_owned(), At { url: repo.url.clone(), commit });
+        }
+    }
+    Ok(commits)
+}
+
+/// The commits of a lock.
+pub fn of_lock(lock: &Lock) -> Commits {
+    let at = |(name, locked): (&String, &config::lock::Locked)| {
+        (name.clone(), At { url: Some(locked.url.clone()), commit: locked.commit.clone() })
+    };
+    lock.repos.iter().map(at).collect()
+}
+
+/// Prints what lies between the two, with git's log where a server has it.
+pub async fn show(
+    old: &Commits,
+    new: &Commits,
+    as_json: bool,
+    access: &Access,
+    environment: &AgentEnvironment,
+) -> Result<()> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let mut all = Vec::new();
+    for name in names {
+        let (before, after) = (old.get(name), new.get(name));
+        let history = match (before, after) {
+            (Some(before), Some(after)) if before.commit != after.commit => {
+                Some(log(name, before, after, access, environment).await?)
+            }
+            _ => None,
+        };
+        match as_json {
+            true => all.push(as_value(name, before, after, history)),
+            false => print::text(&as_text(name, before, after, history))?,
+        }
+    }
+    if as_json {
+        print::json(json!({ "schema": "build-agent/diff/v1", "repos": all }))?;
+    } else if old == new {
+        print::line(format_args!("no difference"))?;
+    }
+    Ok(())
+}
+
+/// Git's log, or why there is none: the commits are known without it.
+async fn log(
+    name: &str,
+    before: &At,
+    after: &At,
+    access: &Access,
+    environment: &AgentEnvironment,
+) -> Result<std::result::Result<History, String>> {
+    let Some(text) = &after.url else { return Ok(Err("its repository is not known".into())) };
+    if before.url.as_ref() != Some(text) {
+        return Ok(Err(format!("it is another repository: {text}")));
+    }
+    let url = match config::parse_git_address(text) {
+        Ok(url) => url,
+        Err(mistake) => return Ok(Err(format!("its address {}", mistake.message))),
+    };
+    let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), LIMIT)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("build-agent-diff-")
+        .tempdir()
+        .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
+    let git = Git::new(&runner, access, name, Some(&url), &[scratch.path().to_path_buf()])?;
+    match agent_git::history(&git, scratch.path(), &url, &before.commit, &after.commit).await {
+        Ok(history) => Ok(Ok(history)),
+        Err(error) if matches!(error.class, Class::Cancelled | Class::Machine) => Err(error),
+        Err(error) => Ok(Err(error.message)),
+    }
+}
+
+type Log = Option<std::result::Result<History, String>>;
+
+fn as_text(name: &str, before: Option<&At>, after: Option<&At>, history: Log) -> String {
+    let short = |at: &At| at.commit.get(..12).unwrap_or(&at.commit).to_owned();
+    let mut text = match (before, after) {
+        (Some(before), Some(after)) if before == after => return String::new(),
+        (Some(before), Some(after)) => format!("{name}  {} -> {}\n", short(before), short(after)),
+        (None, Some(after)) => format!("{name}  new: {}\n", after.commit),
+        (Some(before), None) => format!("{name}  removed: {}\n", before.commit),
+        (None, None) => return String::new(),
+    };
+    match history {
+        Some(Ok(history)) => {
+            for (sign, lines) in [('+', &history.added), ('-', &history.removed)] {
+                text.extend(lines.iter().map(|line| format!("  {sign} {line}\n")));
+            }
+            if history.is_cut {
+                text += "  … and more\n";
+            }
+        }
+        Some(Err(why)) => text += &format!("  no log: {why}\n"),
+        None => {}
+    }
+    text
+}
+
+fn as_value(name: &str, before: Option<&At>, after: Option<&At>, history: Log) -> Value {
+    let mut value = json!({
+        "name": name,
+        "url": after.or(before).and_then(|at| at.url.as_ref()),
+        "old": before.map(|at| &at.commit),
+        "new": after.map(|at| &at.commit),
+    });
+    match history {
+        Some(Ok(history)) => {
+            value["added"] = json!(history.added);
+            value["removed"] = json!(history.removed);
+            value["is_cut"] = json!(history.is_cut);
+        }
+        Some(Err(why)) => value["no_log"] = json!(why),
+        None => {}
+    }
+    value
+}
