@@ -19,7 +19,7 @@ use super::codebuild::{CodeBuild, Trigger};
 use super::git_sites;
 use super::github_actions::{self, GitHubActions};
 use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
-use super::settings::Secret;
+use super::settings::{RecipeCredential, Secret};
 use super::variable_secrets::{MIN_LENGTH, secrets_of};
 use super::variables::Variables;
 
@@ -88,6 +88,8 @@ pub struct AgentEnvironment {
     pub github_token: Option<Secret>,
     /// Mirrors, credentials and keys for git: [`git_sites`].
     pub git_sites: Sites,
+    /// Credentials that layer code of trusted sources gets.
+    pub recipe_credentials: Vec<RecipeCredential>,
     /// `BUILD_AGENT_TASK_TOKEN`: the execution of Step Functions that waits for a device.
     pub task_token: Option<Secret>,
     /// Whether another step requests tests on devices: `BUILD_AGENT_DEVICE_REQUESTS=publish`.
@@ -143,12 +145,15 @@ impl AgentEnvironment {
             aws_keys = secrets_file::aws_keys(&secrets)?;
             variables.extend(secrets.into_iter().map(|(name, value)| (name, value.into())));
         }
-        let sites = git_sites::read(&Variables::new(variables.clone()))?;
-        let environment = AgentEnvironment { aws_keys, ..AgentEnvironment::from_map(variables) };
+        let all = Variables::new(variables.clone());
+        let (sites, recipe_credentials) = (git_sites::read(&all)?, git_sites::for_recipes(&all)?);
+        let environment =
+            AgentEnvironment { aws_keys, recipe_credentials, ..AgentEnvironment::from_map(variables) };
         Ok(environment.with_git_sites(sites))
     }
 
     fn with_git_sites(mut self, sites: Sites) -> AgentEnvironment {
+        self.secrets.extend(self.recipe_credentials.iter().map(|credential| credential.password.clone()));
         self.secrets.extend(sites.credentials.iter().map(|credential| credential.password.clone()));
         let files = git_sites::credential_files(&sites);
         self.credential_sources.files.extend(files.map(|(name, path)| (name, path.to_owned())));
@@ -197,6 +202,7 @@ impl AgentEnvironment {
                 .text(TASK_TOKEN)
                 .map(|value| Secret { origin: format!("variable {TASK_TOKEN}"), value }),
             git_sites: Sites::default(),
+            recipe_credentials: Vec::new(),
             publishes_device_files: publishes_device_files(&variables, &mut notices),
             github_api: github_api(&variables, &mut notices),
             network: variables.network(),

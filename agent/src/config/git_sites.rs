@@ -9,6 +9,7 @@ use agent_types::secret::Secret;
 use url::Url;
 
 use super::address;
+use super::settings::RecipeCredential;
 use super::variables::Variables;
 
 /// `https://github.com/=https://mirror.example/github/ …`
@@ -16,6 +17,9 @@ pub const MIRRORS: &str = "BUILD_AGENT_GIT_MIRRORS";
 
 /// `https://gitlab.example.org/=USER:TOKEN …`
 pub const CREDENTIALS: &str = "BUILD_AGENT_GIT_CREDENTIALS";
+
+/// The same for the private sources of recipes.
+pub const RECIPE_CREDENTIALS: &str = "BUILD_AGENT_RECIPE_CREDENTIALS";
 
 /// The file of a private key.
 pub const SSH_KEY: &str = "BUILD_AGENT_SSH_KEY_FILE";
@@ -31,7 +35,8 @@ pub fn read(variables: &Variables) -> Result<Sites> {
     let words = |name: &str| variables.text(name).unwrap_or_default();
     let mirrors = words(MIRRORS).split_whitespace().map(mirror).collect::<Result<_>>()?;
     let credentials = words(CREDENTIALS);
-    let credentials = credentials.split_whitespace().enumerate().map(|(index, word)| credential(index, word));
+    let credentials =
+        credentials.split_whitespace().enumerate().map(|(index, word)| credential(CREDENTIALS, index, word));
     let file = |name: &str| {
         let path = variables.path(name);
         match path {
@@ -50,6 +55,27 @@ pub fn read(variables: &Variables) -> Result<Sites> {
     })
 }
 
+/// Reads the credentials for layer code. Programs choose them by the host alone.
+///
+/// # Errors
+/// Usage. No message contains a credential.
+pub fn for_recipes(variables: &Variables) -> Result<Vec<RecipeCredential>> {
+    let text = variables.text(RECIPE_CREDENTIALS).unwrap_or_default();
+    let read = |(index, word): (usize, &str)| {
+        let Credential { prefix, user, password } = credential(RECIPE_CREDENTIALS, index, word)?;
+        let url = Url::parse(&prefix).ok().filter(|url| url.path() == "/" && !user.is_empty());
+        let host = url.and_then(|url| url.host_str().map(str::to_owned)).ok_or_else(|| {
+            Error::usage(format!(
+                "the variable {RECIPE_CREDENTIALS}: word {} has a path, or no user",
+                index + 1
+            ))
+            .hint("write words such as https://gitlab.example.org/=USER:TOKEN, with blanks between them")
+        })?;
+        Ok(RecipeCredential { host, user, password })
+    };
+    text.split_whitespace().enumerate().map(read).collect()
+}
+
 fn mirror(word: &str) -> Result<Mirror> {
     let bad = |why: &str| {
         Error::usage(format!("the variable {MIRRORS}: `{word}` {why}"))
@@ -65,9 +91,9 @@ fn mirror(word: &str) -> Result<Mirror> {
     Ok(Mirror { from: url(from)?.into(), to: url(to)? })
 }
 
-fn credential(index: usize, word: &str) -> Result<Credential> {
+fn credential(variable: &str, index: usize, word: &str) -> Result<Credential> {
     let bad = |why: &str| {
-        Error::usage(format!("the variable {CREDENTIALS}: word {} {why}", index + 1))
+        Error::usage(format!("the variable {variable}: word {} {why}", index + 1))
             .hint("write words such as https://gitlab.example.org/=USER:TOKEN, with blanks between them")
     };
     let (prefix, rest) = word.split_once('=').ok_or_else(|| bad("has no `=`"))?;
@@ -82,7 +108,7 @@ fn credential(index: usize, word: &str) -> Result<Credential> {
     if password.is_empty() {
         return Err(bad("has no token"));
     }
-    let password = Secret { origin: format!("variable {CREDENTIALS}"), value: password.to_owned() };
+    let password = Secret { origin: format!("variable {variable}"), value: password.to_owned() };
     Ok(Credential { prefix: url.into(), user: user.to_owned(), password })
 }
 
@@ -126,6 +152,23 @@ mod tests {
         let credentials: Vec<_> = sites.credentials.iter().map(|one| (&*one.prefix, &*one.user)).collect();
         assert_eq!(credentials, [("https://gitlab.example/", "oauth2"), ("http://127.0.0.1:8080/x/", "")]);
         assert_eq!(read_from(&[]).unwrap(), Sites::default());
+    }
+
+    #[test]
+    fn recipes_get_credentials_by_host() {
+        let read = |value: &str| {
+            let pairs = [(RECIPE_CREDENTIALS.to_owned(), value.into())];
+            for_recipes(&Variables::new(pairs.into_iter().collect()))
+        };
+        let found = read("https://gitlab.example/=ci:hunter22").unwrap();
+        assert_eq!((&*found[0].host, &*found[0].user), ("gitlab.example", "ci"));
+        for value in ["https://gitlab.example/group/=ci:hunter22", "https://gitlab.example/=:hunter22", "x"] {
+            let error = read(value).unwrap_err();
+            assert!(
+                error.message.contains(RECIPE_CREDENTIALS) && !error.to_string().contains("hunter22"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

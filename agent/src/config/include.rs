@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use agent_fs::untrusted;
 
+use super::included_repo::IncludedRepo;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, Place, Problems};
 use super::settings::RepoSource;
@@ -21,19 +22,6 @@ const MAX_FILES: usize = 100;
 
 /// The key.
 const INCLUDE: &str = "include";
-
-/// A repository of the manifest whose files can be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IncludedRepo {
-    /// Its name in `[repos]`.
-    pub name: String,
-    /// Its definition, for which it was fetched.
-    pub source: RepoSource,
-    /// The directory with its files, absolute.
-    pub root: PathBuf,
-    /// `None` for a local directory.
-    pub commit: Option<String>,
-}
 
 /// A manifest with its included files.
 #[derive(Debug)]
@@ -226,7 +214,7 @@ impl Reader<'_> {
             return Err(Diagnostic::new(format!("`{text}` is an address"))
                 .hint("name a repository in [repos], and include \"REPO:path\""));
         }
-        if let Some((name, inner)) = text.split_once(':') {
+        if let Some((name, inner)) = text.split_once(':').filter(|(name, _)| !name.contains('/')) {
             if values::name(name).is_err() {
                 return Err(Diagnostic::new(format!("`{name}` is not the name of a repository"))
                     .hint("write \"REPO:path\", or \"./file\" for a file whose name contains a colon"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::super::tests::{Checkout, now};
 use super::super::*;
-use super::IncludedRepo;
+
 use agent_types::error::{Error, Result};
 
 const TOP: &str = "version = 1\nname = \"meta-x\"\ninclude = [\"ci/base.toml\"]\n";
@@ -110,6 +110,7 @@ fn mistakes_are_at_their_place_in_the_included_file() {
         ("list", "\"a b:x.toml\"", "`a b` is not the name of a repository"),
         ("list", "\"pokky:x.toml\"", "no valid [repos.pokky] is defined"),
         ("list", "\"conf\"", "cannot read `conf`"),
+        ("list", "\"./a:b.toml\"", "`a:b.toml`: no such file"),
     ];
     for (what, text, wanted) in table {
         let (top, base) = match *what {

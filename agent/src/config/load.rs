@@ -242,6 +242,11 @@ fn settings(
         reproduce: reproduce(request, &project_root, only),
         url: page(env).map(|url| url.to_string()),
     };
+    let is_trusted = cache.trust.is_trusted();
+    let recipe_notice = (!env.recipe_credentials.is_empty()).then(|| match is_trusted {
+        true => "layer code gets the credentials of BUILD_AGENT_RECIPE_CREDENTIALS".to_owned(),
+        false => "the source is not trusted, so recipes get no credentials".to_owned(),
+    });
     let tries_templates = tries_templates && sections.templateconf.is_some() && only.is_none();
     Ok(Settings {
         release,
@@ -298,6 +303,7 @@ fn settings(
         program_path: env.path.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         git_mirrors: git_mirrors(env),
+        recipe_credentials: if is_trusted { env.recipe_credentials.clone() } else { Vec::new() },
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
         notices: [
             request.notices.clone(),
@@ -306,6 +312,7 @@ fn settings(
             cache_notices,
             patterns,
             rules.notices,
+            recipe_notice.into_iter().collect(),
         ]
         .concat(),
         warnings: lost

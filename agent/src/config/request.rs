@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::change::ChangeBase;
-use super::include::IncludedRepo;
+use super::included_repo::IncludedRepo;
 use super::lock::Locked;
 use super::rules::Rules;
 

@@ -81,6 +81,8 @@ pub struct Settings {
     pub network: Vec<(String, String)>,
     /// The mirrors of this site: addresses that begin with the first, begin with the second.
     pub git_mirrors: Vec<(Url, Url)>,
+    /// Credentials for the private sources of recipes; empty for an untrusted source.
+    pub recipe_credentials: Vec<RecipeCredential>,
     /// Values that must never be shown, with the name of where each came from.
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
@@ -111,6 +113,14 @@ pub struct TemplateConf {
     pub repo: Option<String>,
     /// Absolute in the checkout under test, relative in a repo.
     pub path: PathBuf,
+}
+
+/// What layer code may use on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipeCredential {
+    pub host: String,
+    pub user: String,
+    pub password: Secret,
 }
 
 /// `[check]`

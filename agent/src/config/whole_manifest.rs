@@ -1,12 +1,13 @@
 //! The whole manifest: the file that was asked for, what it includes, and what the flags override.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
 use super::environment::AgentEnvironment;
-use super::include::{self, Included, IncludedRepo, Missing};
+use super::include::{self, Included, Missing};
+use super::included_repo::IncludedRepo;
 use super::lock::Locked;
 use super::manifest::UnvalidatedManifest;
 use super::paths::ProjectRoot;
@@ -57,7 +58,7 @@ pub struct Whole {
     /// The texts of all files, by their names in messages.
     pub texts: Vec<(String, Vec<u8>)>,
     /// The included files of the checkout under test, absolute.
-    pub local: Vec<std::path::PathBuf>,
+    pub local: Vec<PathBuf>,
     /// The repositories that files were included from.
     pub repos: Vec<IncludedRepo>,
 }

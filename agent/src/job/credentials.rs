@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 
 use crate::config::{self, RepoSource, Settings};
+use crate::stages::configure::remove_recipe_credentials;
 use agent_process::credentials::{CredentialSources, try_access};
 use agent_process::{CredentialIsolation, Environment, JobRules, Prober, Runner, User};
 use agent_types::credentials::{CredentialAccess, Reachable};
@@ -25,9 +26,13 @@ pub async fn isolate_credentials(
     isolate(build_user(settings).as_ref(), sources, needed(settings), &prober(settings, runner)).await
 }
 
-/// Removes the rules that [`isolate_credentials`] added for this job alone, after all layer code has ended.
+/// Removes the rules that [`isolate_credentials`] added for this job alone, and the credentials of recipes, after all layer
+/// code has ended.
 pub async fn end_isolation(rules: JobRules, settings: &Settings, runner: &Runner) {
     rules.remove(&prober(settings, runner)).await;
+    if let Err(error) = remove_recipe_credentials(settings) {
+        runner.events.warn(format!("the credentials of recipes are not removed: {error}"), error.hint).await;
+    }
 }
 
 async fn isolate(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::Settings;
 use crate::stages;
+use crate::stages::configure::remove_recipe_credentials;
 use agent_process::Runner;
 use agent_types::error::{Error, Result};
 use agent_yocto::server::{Stopped, stop_server_apart};
@@ -15,6 +16,8 @@ use agent_yocto::server::{Stopped, stop_server_apart};
 /// # Errors
 /// When something of it cannot be ended.
 pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
+    // Those of an agent that was killed.
+    remove_recipe_credentials(settings)?;
     let work = &settings.paths.work;
     let grace = settings.limits.grace;
     let mut orphans = agent_process::end_orphans(work, grace, &runner.interrupt).await;

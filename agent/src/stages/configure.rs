@@ -6,6 +6,7 @@ mod disk_space;
 mod endpoint;
 mod hash_server;
 mod links;
+mod recipe_credentials;
 mod templates;
 
 use std::ffi::OsString;
@@ -44,6 +45,7 @@ use super::share::OpenShare;
 pub use build_dir::Edits;
 use build_dir::{BuildDir, MadeBy, hand_over};
 use links::Links;
+pub use recipe_credentials::remove as remove_recipe_credentials;
 pub use templates::Templates;
 
 /// What the later stages need to run BitBake.
@@ -332,6 +334,9 @@ pub async fn run(
     };
     if builds(settings) {
         report_parallelism(configured.parallelism, events).await;
+    }
+    if let Some(home) = recipe_credentials::make(settings, configured.user.as_ref())? {
+        configured.whoami.home = home;
     }
     configured.local_caches(settings)?;
     sweep(settings, &share.tiers, events).await?;

@@ -303,19 +303,19 @@ fn a_newcomer_uses_the_templates_of_a_layer() {
     write(&fixture, "conf/templates/default/local.conf.sample", &conf);
     write(&fixture, "conf/templates/default/conf-notes.txt", "Build something.\n");
     let layers = "LCONF_VERSION = \"7\"\nPOKY_BBLAYERS_CONF_VERSION = \"2\"\nBBPATH = \"${TOPDIR}\"\nBBFILES ?= \"\"\n\
-                  BBLAYERS ?= \"##OEROOT##/meta ##OEROOT##/meta-poky LAYER\"\n";
+                  BBLAYERS ?= \"##OEROOT##/meta ##OEROOT##/meta-poky @LAYER@\"\n";
     let run = |fixture: &Fixture| {
         commit(&fixture.layer(), "Templates");
         fixture.call(&["run", "--set", "config.templateconf=conf/templates/default"])
     };
     for layer in ["##OEROOT##/meta-good", "##OEROOT##/../meta-good"] {
-        write(&fixture, "conf/templates/default/bblayers.conf.sample", &layers.replace("LAYER", layer));
+        write(&fixture, "conf/templates/default/bblayers.conf.sample", &layers.replace("@LAYER@", layer));
         run(&fixture).assert_code(&[0]);
     }
     write(
         &fixture,
         "conf/templates/default/bblayers.conf.sample",
-        &layers.replace("LAYER", "##OEROOT##/meta-gone"),
+        &layers.replace("@LAYER@", "##OEROOT##/meta-gone"),
     );
     let ran = run(&fixture);
     ran.assert_code(&[1]);

@@ -27,3 +27,26 @@ fn a_mirror_is_used_and_the_reports_name_the_address() {
     ran.assert_code(&[2]);
     ran.assert_says(&["BUILD_AGENT_GIT_MIRRORS", "does not end with `/`", "write pairs such as"]);
 }
+
+/// Only a trusted source gets the credentials of recipes, and only while its job runs.
+#[test]
+fn recipes_of_a_trusted_source_get_credentials() {
+    let Some(sandbox) = Sandbox::new("recipes_of_a_trusted_source_get_credentials") else { return };
+    sandbox.behaviour("bitbake-layers environment");
+    let home = sandbox.work().join("meta-tested-scarthgap/recipe-home");
+    for (trusted, says) in [
+        (true, "layer code gets the credentials of BUILD_AGENT_RECIPE_CREDENTIALS"),
+        (false, "the source is not trusted, so recipes get no credentials"),
+    ] {
+        let mut command = sandbox.run_command();
+        command.args(trusted.then_some("--trusted"));
+        command.env("BUILD_AGENT_RECIPE_CREDENTIALS", "https://gitlab.invalid/=ci:hunter22hunter22");
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[0]);
+        ran.assert_says(&[says]);
+        let logs = sandbox.logs();
+        assert!(logs.contains("environment HOME=") && !logs.contains("hunter22"), "{logs}");
+        assert_eq!(logs.contains(&format!("environment HOME={}", home.display())), trusted, "{logs}");
+        assert!(!home.exists());
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use agent_fs::remove::remove_tree;
 use agent_fs::untrusted;
+use agent_process::blocking;
 use url::Url;
 
 use super::address::bare;
@@ -12,6 +14,9 @@ use super::program::Git;
 /// Start and maximum size of a pointer (docs/spec.md of git-lfs).
 const POINTER_START: &[u8] = b"version https://git-lfs.github.com/spec/";
 const MAX_POINTER: u64 = 1024;
+
+/// Files per command line, so that it stays below the kernel's limit.
+const FILES_PER_CALL: usize = 400;
 
 /// Maximum number of files to check. A repository with more LFS files is recognized by then.
 const MAX_FILES: usize = 10_000;
@@ -33,12 +38,28 @@ pub async fn lfs_pointers(git: &Git<'_>, directory: &Path) -> Result<Vec<String>
     Ok(names.filter(is_pointer).map(str::to_owned).collect())
 }
 
-/// Replaces the pointers in a work tree of the agent's own by their files, with git-lfs.
-pub async fn lfs_pull(git: &Git<'_>, directory: &Path, url: &Url) -> Result<(), Failure> {
+/// Replaces these pointers in a work tree of the agent's own by their files, with git-lfs. For git, the work tree has no
+/// changes afterwards.
+pub async fn lfs_pull(
+    git: &Git<'_>,
+    directory: &Path,
+    url: &Url,
+    pointers: &[String],
+) -> Result<(), Failure> {
     let address = bare(url);
     git.local(directory, ["config", "remote.origin.url", address.as_str()]).await?;
+    git.local(directory, ["lfs", "install", "--local", "--skip-repo"]).await?;
     git.server(directory, ["lfs", "pull", "origin"]).await?;
-    git.local(directory, ["config", "--remove-section", "remote.origin"]).await.map(drop)
+    for section in ["remote.origin", "filter.lfs"] {
+        git.local(directory, ["config", "--remove-section", section]).await?;
+    }
+    let objects = directory.join(".git/lfs");
+    blocking(move || remove_tree(&objects, objects.parent().unwrap_or(&objects))).await?;
+    for some in pointers.chunks(FILES_PER_CALL) {
+        let words = ["update-index", "--assume-unchanged", "--"].map(str::to_owned);
+        git.local(directory, words.into_iter().chain(some.iter().cloned())).await?;
+    }
+    Ok(())
 }
 
 /// The notice about LFS pointers; `None` if there are none. `whose` is the start of the sentence.

@@ -88,6 +88,11 @@ impl Paths {
         self.work.join("base-files")
     }
 
+    /// The home directory of layer code that gets credentials.
+    pub fn recipe_home(&self) -> PathBuf {
+        self.work.join("recipe-home")
+    }
+
     /// The temporary directory of one of the other checks.
     pub fn check_scratch(&self, check: &str) -> PathBuf {
         self.work.join("checks").join(check)

@@ -214,7 +214,7 @@ impl Completion<'_> {
             if !part.pointers.is_empty() {
                 let safe = std::slice::from_ref(&tree);
                 let git = Git::new(self.runner, self.access, &self.repo.name, Some(&part.source.url), safe)?;
-                let pulled = agent_git::lfs_pull(&git, &tree, &part.source.url).await;
+                let pulled = agent_git::lfs_pull(&git, &tree, &part.source.url, &part.pointers).await;
                 pulled.map_err(|failure| failure.into_error(&self.key(), Some(&part.source.url)))?;
                 let left = self.pointers(&tree).await?;
                 if let Some(notice) = agent_git::lfs_notice(&format!("`{}`", self.key()), &left) {

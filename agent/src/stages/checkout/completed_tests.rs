@@ -92,13 +92,29 @@ async fn submodules_that_cannot_be_fetched_are_named() {
 #[tokio::test]
 async fn git_lfs_files_are_fetched_or_named() {
     let bench = Bench::new();
-    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
-    let files = [(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"), ("a.bin", pointer)];
+    // `printf hello | sha256sum`
+    let oid = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 5\n");
+    let files = [
+        (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"),
+        ("a.bin", &pointer),
+        ("t.txt", ""),
+    ];
     let top = bench.upstream("top", &files).await;
-    // The object does not exist, and git-lfs may not be installed.
     let error = complete(&bench, &top, |_| {}).await.unwrap_err();
-    let is_installed = bench.git(None, &[]).succeeds(&top.path, ["lfs", "version"]).await.unwrap();
-    assert!(is_installed || error.message.contains("git-lfs is not installed: `a.bin`"), "{error}");
+    if bench.git(None, &[]).succeeds(&top.path, ["lfs", "version"]).await.unwrap() {
+        // The server has no such object.
+        assert!(error.message.contains("repos.top"), "{error}");
+        let object = format!(".git/lfs/objects/{}/{}/{oid}", &oid[..2], &oid[2..4]);
+        agent_git::fixture::write(&top.path.join(object), "hello");
+        let tree = complete(&bench, &top, |_| {}).await.unwrap().unwrap();
+        assert_eq!(fs::read_to_string(tree.join("a.bin")).unwrap(), "hello");
+        let seen = agent_git::inspect(&bench.runner, "x", &tree, &[], None).await.unwrap();
+        assert!(!seen.dirty && seen.lfs_pointers.is_empty() && seen.trouble.is_none(), "{seen:?}");
+        assert!(!tree.join(".git/lfs").exists());
+    } else {
+        assert!(error.message.contains("git-lfs is not installed: `a.bin`"), "{error}");
+    }
     assert_eq!(complete(&bench, &top, |repo| repo.lfs = false).await.unwrap(), None);
     let notices = bench.notices().await;
     assert!(

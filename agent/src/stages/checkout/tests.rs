@@ -89,6 +89,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         program_path: None,
         network: Vec::new(),
         git_mirrors: Vec::new(),
+        recipe_credentials: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
         warnings: Vec::new(),
