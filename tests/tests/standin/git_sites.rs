@@ -48,5 +48,6 @@ fn recipes_of_a_trusted_source_get_credentials() {
         assert!(logs.contains("environment HOME=") && !logs.contains("hunter22"), "{logs}");
         assert_eq!(logs.contains(&format!("environment HOME={}", home.display())), trusted, "{logs}");
         assert!(!home.exists());
+        std::fs::remove_dir_all(sandbox.out()).unwrap();
     }
 }
