@@ -14,6 +14,7 @@ mod failure;
 mod fetch;
 mod history;
 mod lfs;
+mod listing;
 mod program;
 mod remote;
 mod sites;
@@ -24,12 +25,13 @@ pub use access::{Access, safe_directories};
 pub use address::display_url;
 pub use base::{BaseQuery, CommitFiles, ancestry, base_files, base_of};
 pub use clone::{
-    CONFIGURATION, Cloned, Seed, checkout_files, clone, find_corruption, listing, verify, verify_on_branch,
+    CONFIGURATION, Cloned, Seed, checkout_files, clone, find_corruption, verify, verify_on_branch,
 };
 pub use failure::{Failure, Kind};
 pub use fetch::pinned;
 pub use history::{History, history};
 pub use lfs::{lfs_notice, lfs_pointers, lfs_pull, shown_paths};
+pub use listing::listing;
 pub use program::Git;
 pub use remote::{nearest, resolve};
 pub use sites::{Credential, Mirror, Sites};

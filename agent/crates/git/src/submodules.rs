@@ -8,8 +8,8 @@ use url::Url;
 use agent_types::error::Result;
 
 use super::address::bare;
-use super::clone::listing;
 use super::failure::Failure;
+use super::listing::listing;
 use super::program::Git;
 
 /// The mode of a submodule in a tree.

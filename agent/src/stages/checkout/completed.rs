@@ -190,9 +190,14 @@ impl Completion<'_> {
             let message = format!("`{key}` has Git LFS files, and git-lfs is not installed: {names}");
             return Err(Error::machine(message).hint(format!("install git-lfs, or set [{key}] lfs = false")));
         }
-        if parts.iter().any(|part| part.source.url.scheme() == "file") && self.access.reader.is_some() {
-            let message = format!("`{key}` is a local repository with Git LFS files: {names}");
-            let hint = "git-lfs would read it as root for a source that nobody vouches for; use --trusted, or another user";
+        // It may name a local repository, too.
+        let is_local =
+            |part: &Part| part.source.url.scheme() == "file" || part.tree.join(".lfsconfig").exists();
+        if parts.iter().any(is_local) && self.access.reader.is_some() {
+            let message =
+                format!("`{key}` has Git LFS files, and is a local repository or has a .lfsconfig: {names}");
+            let hint = "git-lfs could read local files as root for a source that is not trusted; use --trusted, or run the \
+                        agent as another user";
             return Err(Error::usage(message).hint(hint));
         }
         Ok(())
