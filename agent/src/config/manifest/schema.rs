@@ -9,7 +9,12 @@ use super::UnvalidatedManifest;
 
 /// The JSON Schema of the manifest, for editors and for `build-agent schema`.
 pub fn schema() -> Value {
-    schema_of::<UnvalidatedManifest>()
+    let mut schema = schema_of::<UnvalidatedManifest>();
+    // An included file may have the required keys.
+    if let Some(required) = schema.as_object_mut().and_then(|schema| schema.remove("required")) {
+        schema["anyOf"] = json!([{ "required": ["include"] }, { "required": required }]);
+    }
+    schema
 }
 
 /// The JSON Schema of one of the files that the agent reads.
@@ -56,7 +61,8 @@ mod tests {
         let schema = schema();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["title"], "build-agent.toml");
-        assert_eq!(schema["required"], json!(["version", "name", "release", "repos"]));
+        let required = json!({ "required": ["version", "name", "release", "repos"] });
+        assert_eq!(schema["anyOf"], json!([{ "required": ["include"] }, required]));
         assert_eq!(schema["additionalProperties"], false);
         let releases = schema["properties"]["release"]["enum"].as_array().unwrap();
         assert!(releases.contains(&json!("scarthgap")) && releases.contains(&json!("master")));
