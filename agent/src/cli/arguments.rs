@@ -100,7 +100,7 @@ pub enum Command {
 /// The arguments of all commands that read a manifest.
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
-    /// Path, https:// or s3:// URL of the manifest [default: build-agent.toml of the layer under test]
+    /// Path, https:// or s3:// URL of the manifest, or the files of another tool: kas.yml, base.yml:board.yml [default: build-agent.toml of the layer under test]
     #[arg(value_parser = OsStringValueParser::new().try_map(utf8))]
     pub manifest: Option<String>,
     /// SHA-256 digest that a downloaded manifest must have
@@ -108,6 +108,14 @@ pub struct ManifestArgs {
     pub manifest_sha256: Option<String>,
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// The release of a definition that names none.
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The Yocto release; without it, a definition of kas has that of its OE-Core
+    #[arg(long, value_name = "NAME")]
+    pub release: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +187,8 @@ pub struct Run {
     #[command(flatten)]
     pub manifest: ManifestArgs,
     #[command(flatten)]
+    pub release: ReleaseArgs,
+    #[command(flatten)]
     pub rules: RulesArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
@@ -222,6 +232,8 @@ pub struct Check {
 pub struct Plan {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
     #[command(flatten)]
     pub rules: RulesArgs,
     #[command(flatten)]
@@ -274,6 +286,8 @@ pub struct Diff {
 pub struct Shell {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
     /// Empty the build directory first, instead of opening what the last build left
     #[arg(long)]
     pub fresh: bool,

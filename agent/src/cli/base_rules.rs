@@ -12,6 +12,7 @@ use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
 
 use super::current_dir::current_dir;
+use super::definition::with_definition;
 use super::head::unrecorded_runner;
 use super::servers::access;
 
@@ -42,16 +43,15 @@ pub async fn with_rules(
     let own_url = if needs_url { own_url(&change, environment).await } else { None };
     let change_base = config::change_base(&request, environment, || own_url.clone())?;
     let request = Request { change_base, ..request };
-    let without_files = |request| Ok(RuledRequest { request, _files: None });
     match config::rules_source(&request, environment, || own_url)? {
         RulesSource::Checkout(notice) => {
             let notices = request.notices.iter().cloned().chain(notice).collect();
-            without_files(Request { notices, ..request })
+            ruled(Request { notices, ..request }, None, environment).await
         }
         RulesSource::NoBase => {
             let why = config::NO_BASE.to_owned();
             let rules = Rules::NoBase { why, hint: config::NO_BASE_HINT.to_owned() };
-            without_files(Request { rules, ..request })
+            ruled(Request { rules, ..request }, None, environment).await
         }
         RulesSource::Base(base) => {
             let scratch = tempfile::Builder::new()
@@ -76,12 +76,18 @@ pub async fn with_rules(
                     }
                     let files = BaseFiles { checkout: change, name: base.name, trees, began };
                     let rules = Rules::OfBase(files);
-                    Ok(RuledRequest { request: Request { rules, ..request }, _files: Some(scratch) })
+                    ruled(Request { rules, ..request }, Some(scratch), environment).await
                 }
                 Err(error) => Err(unreadable(&base.name, error, &request)),
             }
         }
     }
+}
+
+/// The request, with the manifest that its definition means there.
+async fn ruled(request: Request, files: Option<TempDir>, environment: &AgentEnvironment) -> Result<RuledRequest> {
+    let request = with_definition(request, environment).await?;
+    Ok(RuledRequest { request, _files: files })
 }
 
 /// The error for a base that cannot be read.

@@ -25,9 +25,10 @@ use agent_types::events;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
-use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, RulesArgs, Run};
+use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, ReleaseArgs, RulesArgs, Run};
 use super::base_rules::with_rules;
 use super::current_dir::current_dir;
+use super::definition::with_definition;
 use super::diagnostics;
 use super::github::github_posts;
 use super::included_repos::with_included_repos;
@@ -39,7 +40,8 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let started = StartedJob::new(&args.manifest.common)?;
     let selection = Selection::from(&args.selection);
     let load = async {
-        let request = with_rules_args(request(&args.manifest).await?, &args.rules);
+        let request = with_release(request(&args.manifest).await?, &args.release);
+        let request = with_rules_args(request, &args.rules);
         let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
         load_request(&ruled.request, environment).await
     };
@@ -76,6 +78,12 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
     };
     let (settings, selection) = started.interrupt.or(load).await.map_err(stopped)??;
     job(&settings, &selection, started, args.job.output, environment).await
+}
+
+/// Adds the release of the command line to the request; a `--set` comes later and counts.
+pub fn with_release(mut request: Request, args: &ReleaseArgs) -> Request {
+    request.set.splice(0..0, args.release.iter().map(|release| format!("release={release}")));
+    request
 }
 
 /// Adds the source of the rules to the request.
@@ -129,7 +137,7 @@ fn stopped(_: Interrupted) -> Error {
 
 /// Reads the manifest from its path or URL into settings.
 pub async fn load(args: &ManifestArgs, environment: &AgentEnvironment) -> Result<Settings> {
-    load_request(&request(args).await?, environment).await
+    load_request(&with_definition(request(args).await?, environment).await?, environment).await
 }
 
 /// Reads the request's manifest into settings.

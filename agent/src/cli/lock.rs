@@ -26,6 +26,10 @@ const PARALLEL: usize = 4;
 /// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest).await?;
+    if config::is_definition(&request) {
+        return Err(Error::usage("build-agent.lock does not pin the repositories of another tool's definition")
+            .hint("write its own lock (`kas lock`), or turn it into a manifest: build-agent import"));
+    }
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
     // Without names, a comparison is with the newest commits of all repositories.

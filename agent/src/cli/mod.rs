@@ -5,6 +5,7 @@ mod base_rules;
 mod cache;
 mod cache_publish;
 mod current_dir;
+mod definition;
 mod diagnostics;
 mod diff;
 mod doctor;

@@ -12,14 +12,16 @@ use agent_yocto::server;
 
 use super::arguments;
 use super::head::unrecorded_runner;
-use super::job::{load_request, request};
+use super::definition::with_definition;
+use super::job::{load_request, request, with_release};
 use super::print;
 use super::servers::servers;
 use super::unrecorded::UnrecordedRun;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     // What is there is what a person wants to look at, also in CI.
-    let request = Request { fresh: Some(args.fresh), ..request(&args.manifest).await? };
+    let request = with_release(request(&args.manifest).await?, &args.release);
+    let request = with_definition(Request { fresh: Some(args.fresh), ..request }, environment).await?;
     let settings = load_request(&request, environment).await?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let servers = servers(&settings, environment).await?;

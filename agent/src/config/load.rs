@@ -27,7 +27,7 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, Repo,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, LayerOrder, Repo,
     RepoSource, Report, ResultPlace, Secret, Settings, Test,
 };
 use super::trust::{self, TrustInputs};
@@ -126,7 +126,7 @@ fn read(
     let tree = &whole.tree;
     let (raw, meant): (UnvalidatedManifest, _) = structure::read(tree, problems);
     let mut check = Validator { tree, problems, meant };
-    let around = Surroundings { base: &project_root.base, cwd, codebuild: env.codebuild.as_ref() };
+    let around = Surroundings { project_root, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
     for (name, text) in &whole.texts {
         repos.secrets.extend(secrets_in(text, name, &repos.secrets));
@@ -196,7 +196,7 @@ fn settings(
 ) -> Result<Settings> {
     let Read { release, repos, sections, yocto_check_layer, tries_templates, scopes, known_failures, rules } =
         read;
-    let Repos { repos, secrets, notices } = repos;
+    let Repos { repos, priorities, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
     let only = request.layers.as_ref();
     let layers = only.map_or(sections.layers, |only| only.layers.clone());
@@ -255,7 +255,16 @@ fn settings(
         layers,
         repos,
         completes_repos: only.is_some_and(|only| only.built_in.is_some()),
-        config: BuildConfig { machines: sections.machines, distro, local_conf: sections.local_conf },
+        config: BuildConfig {
+            machines: sections.machines,
+            distro,
+            local_conf: sections.local_conf,
+            bblayers_conf: sections.bblayers_conf,
+            multiconfigs: sections.multiconfigs,
+            env: sections.env,
+            local_conf_first: request.definition.is_some(),
+        },
+        layer_order: LayerOrder { priorities, ..sections.layer_order },
         templateconf: sections.templateconf,
         check: Check {
             bitbake_layers: sections.bitbake_layers,

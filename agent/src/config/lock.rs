@@ -237,6 +237,7 @@ mod tests {
             name: name.into(),
             source: RepoSource::Git(source),
             layers: Vec::new(),
+            patches: Vec::new(),
             submodules: true,
             lfs: true,
         }

@@ -123,7 +123,35 @@ pub struct UnvalidatedRepo {
     pub lfs: Option<bool>,
     /// Layer directories, relative to the repository; omit it if there are none (BitBake).
     #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
-    pub layers: Option<Vec<String>>,
+    pub layers: Option<Vec<UnvalidatedLayerPath>>,
+    /// Patches that are applied in this order after the checkout: files, or directories with a quilt `series`;
+    /// "REPO:PATH" in another repository, or a path relative to the manifest. Only with url.
+    #[schemars(extend("uniqueItems" = true))]
+    pub patches: Option<Vec<String>>,
+}
+
+/// A layer: its path, or a table with more.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum UnvalidatedLayerPath {
+    Path(String),
+    Table(UnvalidatedLayerTable),
+}
+
+/// A layer with its place among the others.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LayerPath")]
+pub struct UnvalidatedLayerTable {
+    /// The layer's directory.
+    #[schemars(required)]
+    pub path: Option<String>,
+    /// Layers with a higher priority come earlier in BBLAYERS; default 0. It is not BBFILE_PRIORITY.
+    #[schemars(range(min = -99, max = 99))]
+    pub priority: Option<i64>,
+    /// Whether the layer is left out; default false.
+    pub disabled: Option<bool>,
 }
 
 /// The layers under test.
@@ -131,9 +159,14 @@ pub struct UnvalidatedRepo {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Layer")]
 pub struct UnvalidatedLayer {
-    /// Layer directories of the checkout under test, relative to the manifest; ["."] by default.
-    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
-    pub paths: Option<Vec<String>>,
+    /// Layer directories of the checkout under test, relative to the manifest; ["."] by default. Empty: the job
+    /// only builds.
+    #[schemars(extend("uniqueItems" = true))]
+    pub paths: Option<Vec<UnvalidatedLayerPath>>,
+    /// The name of the checkout under test among the repositories, for the order of the layers; default: the
+    /// name of the job.
+    #[schemars(extend("pattern" = NAME))]
+    pub name: Option<String>,
 }
 
 /// The configuration of the builds.
@@ -152,6 +185,27 @@ pub struct UnvalidatedConfig {
     /// A directory with local.conf.sample and bblayers.conf.sample, relative to the manifest, or "REPO:path". The lines of
     /// local.conf.sample come before those of local_conf.
     pub templateconf: Option<String>,
+    /// Lines for the beginning of bblayers.conf.
+    pub bblayers_conf: Option<String>,
+    /// BBMULTICONFIG; default: the configurations of the targets "mc:NAME:TARGET".
+    #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
+    pub multiconfigs: Option<Vec<String>>,
+    /// Environment variables that BitBake reads, with their values. Not for secrets.
+    #[schemars(extend("propertyNames" = json!({ "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })))]
+    pub env: Option<BTreeMap<String, String>>,
+    /// The order of BBLAYERS among layers of one priority: "manifest" (default) or "name".
+    pub layer_order: Option<LayerOrderWord>,
+}
+
+/// The order of BBLAYERS among layers of one priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerOrderWord {
+    /// OE-Core, the repositories in the manifest's order, the layers under test.
+    #[default]
+    Manifest,
+    /// By the name of the repository, then by the layer's path, as kas orders them.
+    Name,
 }
 
 /// The layer checks.
@@ -232,6 +286,9 @@ pub struct UnvalidatedBuild {
     /// BitBake targets, such as "core-image-minimal" or "virtual/kernel:do_deploy".
     #[schemars(extend("uniqueItems" = true, "items" = words("^[A-Za-z0-9._+][A-Za-z0-9._+/:-]*$")))]
     pub targets: Option<Vec<String>>,
+    /// The task of the targets that name none, such as "fetch"; default "build".
+    #[schemars(extend("pattern" = "^[a-z][a-z0-9_]*$"))]
+    pub task: Option<String>,
     /// Whether the recipes that a change affects are built; false by default.
     pub changed: Option<bool>,
     /// Which recipes of other layers are built because of the change: "layer" (default) for none, "all", or a
@@ -429,7 +486,7 @@ fn one_reference() -> Value {
     let any = ["branch", "tag", "commit"].map(|key| json!({ "required": [key] }));
     json!({
         "url": { "anyOf": any },
-        "path": { "properties": { "branch": false, "tag": false, "commit": false } },
+        "path": { "properties": { "branch": false, "tag": false, "commit": false, "patches": false } },
         "tag": { "properties": { "branch": false, "commit": false } },
     })
 }

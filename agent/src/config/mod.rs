@@ -2,11 +2,13 @@
 //! positions; nothing runs before they are fixed.
 
 mod address;
+mod bitbake_variables;
 mod change;
 mod change_base;
 mod check_programs;
 mod codebuild;
 pub mod collections;
+mod definition;
 mod device_section;
 pub mod embedded;
 mod environment;
@@ -24,6 +26,7 @@ pub mod lock;
 mod lock_file;
 mod manifest;
 mod old_keys;
+mod patches;
 mod paths;
 mod price_table;
 mod problem;
@@ -58,6 +61,9 @@ pub use change::{BaseOfChange, ChangeBase, NO_BASE};
 pub use change_base::change_base;
 pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};
+pub use definition::{
+    Fetched, Reading, ReleaseFrom, Translated, is_definition, read as read_definition, release_in,
+};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
 pub use explain::{Explanation, explain};
@@ -67,6 +73,7 @@ pub use lab::{lab_schema, load_lab};
 pub use load::{commit_to_confirm, is_trusted, load, source_trust};
 pub use lock_file::lock_path;
 pub use manifest::{FILE_NAME, schema};
+pub use patches::texts as patch_texts;
 pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use price_table::{MachineShape, job_prices};
 pub use problem::{Place, Problem, Problems};

@@ -44,6 +44,9 @@ impl ProjectRoot {
 /// # Errors
 /// If there is no manifest, or the service's checkout is not a directory.
 pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<ProjectRoot> {
+    if let Some(definition) = &request.definition {
+        return Ok(definition.project_root.clone());
+    }
     let cwd = canonical("the current directory", cwd)?;
     let service = service_checkout(env)?;
     if let Some((name, _)) = &request.manifest_text {

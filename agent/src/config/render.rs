@@ -39,6 +39,8 @@ pub fn inline(node: &Node) -> String {
         Value::Integer(integer) => integer.to_string(),
         Value::Boolean(boolean) => boolean.to_string(),
         Value::Float(_) | Value::Datetime => node.text.clone(),
+        // No tree of a manifest has one.
+        Value::Null => "\"\"".to_owned(),
         Value::Array(items) => {
             let items: Vec<String> = items.iter().map(inline).collect();
             format!("[{}]", items.join(", "))
@@ -60,6 +62,7 @@ pub fn json(node: &Node) -> Json {
         Value::Boolean(boolean) => Json::from(*boolean),
         Value::Float(float) if float.is_finite() => Json::from(*float),
         Value::Float(_) | Value::Datetime => Json::from(node.text.as_str()),
+        Value::Null => Json::Null,
         Value::Array(items) => Json::Array(items.iter().map(json).collect()),
         Value::Table(entries) => {
             let pairs = entries.iter().map(|entry| (entry.key.clone(), json(&entry.node)));

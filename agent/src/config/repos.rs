@@ -1,5 +1,6 @@
 //! Validates `[repos.*]`: git repositories and local directories.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agent_yocto::path_rules::PathUse;
@@ -7,16 +8,18 @@ use agent_yocto::path_rules::PathUse;
 use super::address;
 use super::codebuild::CodeBuild;
 use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
+use super::patches;
+use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
-use super::settings::{GitSource, Repo, RepoSource, Secret, Wanted};
+use super::settings::{GitSource, Patch, Repo, RepoSource, Secret, Wanted};
 use super::validator::Validator;
 use super::values;
 use super::variable_secrets::url_secrets;
 
 /// The context of the validation.
 pub struct Surroundings<'a> {
-    /// Relative paths of the manifest start here.
-    pub base: &'a Path,
+    /// Relative paths of the manifest start in its `base`.
+    pub project_root: &'a ProjectRoot,
     /// Relative paths of `--set` start here.
     pub cwd: &'a Path,
     pub codebuild: Option<&'a CodeBuild>,
@@ -26,6 +29,8 @@ pub struct Surroundings<'a> {
 #[derive(Debug, Default)]
 pub struct Repos {
     pub repos: Vec<Repo>,
+    /// The layers that the manifest gives another priority than 0, by the name of the repository.
+    pub priorities: BTreeMap<(String, PathBuf), i64>,
     pub secrets: Vec<Secret>,
     pub notices: Vec<String>,
 }
@@ -46,7 +51,7 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
         let hint = "name the repositories that BitBake and OE-Core come from, such as [repos.poky]";
         check.value(&top, Diagnostic::new("names no repository").hint(hint));
     }
-    for name in names {
+    for name in names.clone() {
         let Some(raw) = raw.get(&name) else { continue };
         let path = top.key(&name);
         if let Err(mistake) = values::name(&name) {
@@ -71,9 +76,13 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
             Some(RepoSource::Path(directory)) => Some(directory),
             _ => None,
         });
+        let patches = one.patches(&names, around);
+        let of_this = layers.iter().filter(|(_, priority)| *priority != 0);
+        all.priorities.extend(of_this.map(|(layer, priority)| ((name.clone(), layer.clone()), *priority)));
+        let layers = layers.into_iter().map(|(layer, _)| layer).collect();
         if let Some(source) = source {
             let (submodules, lfs) = (raw.submodules.unwrap_or(true), raw.lfs.unwrap_or(true));
-            all.repos.push(Repo { name, source, layers, submodules, lfs });
+            all.repos.push(Repo { name, source, layers, patches, submodules, lfs });
         }
     }
     all
@@ -88,11 +97,11 @@ struct One<'a, 'c> {
 
 impl One<'_, '_> {
     /// The layers of a local directory can be checked now.
-    fn layers(&mut self, directory: Option<&Path>) -> Vec<PathBuf> {
+    fn layers(&mut self, directory: Option<&Path>) -> Vec<(PathBuf, i64)> {
         let path = self.path.key("layers");
         let raw = self.raw.layers.as_ref();
         self.check.not_empty(&path, raw, "omit `layers` if the repository has none (BitBake's own)");
-        self.check.list(&path, raw, |text| {
+        self.check.layers(&path, raw, |text| {
             let layer = values::inner_path(text, "the repository")?;
             values::layer_path(&layer)?;
             match directory.map(|directory| directory.join(&layer)) {
@@ -103,6 +112,12 @@ impl One<'_, '_> {
                 _ => Ok(layer),
             }
         })
+    }
+
+    /// The patches; those beside the manifest are read now, where the rules come from.
+    fn patches(&mut self, names: &[String], around: &Surroundings) -> Vec<Patch> {
+        let path = self.path.key("patches");
+        self.check.list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
     }
 
     fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {
@@ -120,7 +135,8 @@ impl One<'_, '_> {
             }
             (true, false) => self.git(),
             (false, true) => {
-                for key in ["branch", "tag", "commit", "submodules", "lfs"].map(|key| self.path.key(key)) {
+                const GIT: [&str; 6] = ["branch", "tag", "commit", "patches", "submodules", "lfs"];
+                for key in GIT.map(|key| self.path.key(key)) {
                     if self.check.has(&key) {
                         let mistake = Diagnostic::new("does not go with `path`");
                         self.check.key(
@@ -129,7 +145,7 @@ impl One<'_, '_> {
                         );
                     }
                 }
-                let base = if self.check.place(&path).is_flag() { around.cwd } else { around.base };
+                let base = if self.check.place(&path).is_flag() { around.cwd } else { &around.project_root.base };
                 self.check
                     .one(&path, self.raw.path.as_ref(), |text| local_directory(text, base))
                     .map(RepoSource::Path)

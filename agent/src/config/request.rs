@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::change::ChangeBase;
+use super::definition::Translated;
 use super::included_repo::IncludedRepo;
 use super::lock::Locked;
 use super::rules::Rules;
@@ -55,6 +56,8 @@ pub struct Request {
     pub kept_pins: BTreeMap<String, Locked>,
     /// The repositories that were fetched because the manifest includes files from them.
     pub included: Vec<IncludedRepo>,
+    /// The manifest that was made of a definition in another format.
+    pub definition: Option<Translated>,
 }
 
 /// A job that checks these layers and nothing else.

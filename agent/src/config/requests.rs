@@ -36,6 +36,35 @@ pub fn target(text: &str) -> Result<()> {
     }
 }
 
+/// Validates a task without `do_`.
+pub fn task(text: &str) -> Result<String> {
+    let text = text.strip_prefix("do_").unwrap_or(text);
+    target(&format!("recipe:do_{text}"))?;
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match text.chars().all(good) {
+        true => Ok(text.to_owned()),
+        false => Err(Diagnostic::new(format!("`{text}` is not a task"))),
+    }
+}
+
+/// The targets, each with the task if it names none itself. `build` is BitBake's own default.
+pub fn with_task(targets: Vec<String>, task: Option<&str>) -> Vec<String> {
+    let Some(task) = task.filter(|task| *task != "build") else { return targets };
+    let add = |target: String| if target.contains(":do_") { target } else { format!("{target}:do_{task}") };
+    targets.into_iter().map(add).collect()
+}
+
+/// The multiconfigs that the targets name: `mc:NAME:TARGET`. `mc::TARGET` is the default configuration.
+pub fn multiconfigs(targets: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for target in targets {
+        let rest = target.strip_prefix("mc:").or_else(|| target.strip_prefix("multiconfig:"));
+        let name = rest.and_then(|rest| rest.split(':').next()).filter(|name| !name.is_empty() && *name != "*");
+        names.extend(name.filter(|name| !names.iter().any(|known| known == name)).map(str::to_owned));
+    }
+    names
+}
+
 /// The commands of bitbake-layers that change the configuration or write layers.
 const CHANGING: [&str; 7] = [
     "add-layer",

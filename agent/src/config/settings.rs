@@ -10,7 +10,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_types::events::JobIdentity;
@@ -44,7 +44,7 @@ pub struct Settings {
     pub job: JobIdentity,
     /// The checkout under test, absolute.
     pub checkout: PathBuf,
-    /// The layers under test, absolute; at least one.
+    /// The layers under test, absolute. Empty: the job only builds.
     pub layers: Vec<PathBuf>,
     /// In the manifest's order.
     pub repos: Vec<Repo>,
@@ -52,6 +52,7 @@ pub struct Settings {
     pub completes_repos: bool,
     pub config: BuildConfig,
     pub templateconf: Option<TemplateConf>,
+    pub layer_order: LayerOrder,
     pub check: Check,
     pub build: Build,
     pub test: Test,
@@ -104,6 +105,8 @@ pub struct Repo {
     pub submodules: bool,
     /// Whether its Git LFS files are fetched.
     pub lfs: bool,
+    /// Applied in this order after the checkout.
+    pub patches: Vec<Patch>,
 }
 
 /// `[config] templateconf`
@@ -122,6 +125,58 @@ pub struct RecipeCredential {
     pub user: String,
     pub password: Secret,
 }
+
+/// A patch of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    /// As in the manifest.
+    pub name: String,
+    pub source: PatchSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PatchSource {
+    /// The texts, in order: they lie beside the manifest.
+    Texts(Vec<Vec<u8>>),
+    /// A file or directory of another repository.
+    Repo { repo: String, path: PathBuf },
+}
+
+/// The order of BBLAYERS: by descending priority, then as the manifest says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerOrder {
+    /// Among layers of one priority: by the name of the repository and the path of the layer.
+    pub by_name: bool,
+    /// The name of the checkout under test in that order.
+    pub checkout: String,
+    /// Other priorities than 0, by the name of the repository and the path of the layer in it.
+    pub priorities: BTreeMap<(String, PathBuf), i64>,
+    /// Likewise of the layers under test, absolute.
+    pub under_test: BTreeMap<PathBuf, i64>,
+}
+
+impl LayerOrder {
+    /// The sort key of a layer of a repository, whose path in it is `inner`.
+    pub fn of_repo(&self, repo: &str, inner: &Path) -> LayerRank {
+        let priority = self.priorities.get(&(repo.to_owned(), inner.to_owned()));
+        self.rank(priority, repo, inner)
+    }
+
+    /// The sort key of a layer under test, whose path in the checkout is `inner`.
+    pub fn of_checkout(&self, layer: &Path, inner: &Path) -> LayerRank {
+        self.rank(self.under_test.get(layer), &self.checkout, inner)
+    }
+
+    fn rank(&self, priority: Option<&i64>, repo: &str, inner: &Path) -> LayerRank {
+        // As text: kas compares no parts of paths.
+        let name = (repo.to_owned(), inner.display().to_string());
+        LayerRank(-priority.copied().unwrap_or(0), self.by_name.then_some(name))
+    }
+}
+
+/// The sort key of a layer in [`LayerOrder`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayerRank(i64, Option<(String, String)>);
 
 /// `[check]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -48,6 +48,11 @@ impl<'a> Walk<'a> {
             let fitting = alternatives.iter().find(fits).or(alternatives.first());
             return fitting.and_then(|one| self.value(node, one, path));
         }
+        if let Some(alternatives) = string_or_table(schema) {
+            let is_table = matches!(node.value, Value::Table(_));
+            let fits = |one: &&'a Json| (kind(self.resolve(one)) == "object") == is_table;
+            return alternatives.iter().find(fits).and_then(|one| self.value(node, one, path));
+        }
         match (kind(schema), &node.value) {
             ("object", Value::Table(_)) => Some(self.table(node, schema, path)),
             ("array", Value::Array(items)) => {
@@ -188,6 +193,7 @@ impl<'a> Walk<'a> {
             STRING_OR_INTEGER => "a string or an integer".into(),
             "number" => "a number".into(),
             "array" => match kind(self.resolve(&schema["items"])) {
+                _ if string_or_table(&schema["items"]).is_some() => "a list of strings or tables".into(),
                 "object" => "a list of tables".into(),
                 kind => format!("a list of {kind}s").into(),
             },
@@ -219,6 +225,14 @@ pub fn description(root: &Json, path: &KeyPath) -> Option<String> {
         description = nearest.cloned().unwrap_or(description);
     }
     description.as_str().map(str::to_owned)
+}
+
+/// The alternatives of a value that may be a string or a table.
+fn string_or_table(schema: &Json) -> Option<&Vec<Json>> {
+    let alternatives = schema["anyOf"].as_array()?;
+    let has = |key: &str, value: &str| alternatives.iter().any(|one| one[key] == value);
+    let has_table = alternatives.iter().any(|one| one["$ref"].is_string());
+    (has("type", "string") && has_table).then_some(alternatives)
 }
 
 /// The type of a value that may be a string or an integer.

@@ -23,6 +23,8 @@ pub enum Value {
     Float(f64),
     Boolean(bool),
     Datetime,
+    /// Only in definitions of other formats; TOML has none.
+    Null,
     Array(Vec<Node>),
     /// In the order of the file.
     Table(Vec<Entry>),
@@ -60,7 +62,23 @@ impl Node {
         }
     }
 
-    fn entry(&self, key: &str) -> Option<&Entry> {
+    /// The value of a key of a table.
+    pub fn child(&self, key: &str) -> Option<&Node> {
+        self.entry(key).map(|entry| &entry.node)
+    }
+
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        self.value == Value::Null
+    }
+
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.key == key)
     }
 
@@ -112,6 +130,7 @@ impl Node {
             Value::Float(_) => "a number with a fraction",
             Value::Boolean(_) => "true or false",
             Value::Datetime => "a date or time",
+            Value::Null => "nothing",
             Value::Array(_) => "a list",
             Value::Table(_) => "a table",
         }

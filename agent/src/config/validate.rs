@@ -12,18 +12,18 @@ use agent_types::base_result::FailOn;
 use agent_types::tiers::Access;
 
 use super::manifest::{
-    CacheAccess, FailOnWord, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies,
+    CacheAccess, FailOnWord, LayerOrderWord, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies,
 };
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, Limits,
+    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, LayerOrder, Limits,
     ReverseDependencies, TemplateConf, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, device_section, hooks, requests, templateconf, tests_section, values};
+use super::{address, bitbake_variables, device_section, hooks, requests, templateconf, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -31,10 +31,15 @@ use super::{address, device_section, hooks, requests, templateconf, tests_sectio
 pub struct Sections {
     pub name: String,
     pub layers: Vec<PathBuf>,
+    /// The layers under test, their names and priorities in the order of the layers.
+    pub layer_order: LayerOrder,
     pub machines: Vec<String>,
     pub distro: Option<String>,
     pub local_conf: String,
     pub templateconf: Option<TemplateConf>,
+    pub bblayers_conf: String,
+    pub multiconfigs: Vec<String>,
+    pub env: Vec<(String, String)>,
     pub bitbake_layers: Vec<Vec<String>>,
     pub check_machines: Vec<String>,
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
@@ -74,9 +79,37 @@ pub fn validate(
         check.one(&section("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
     let machines = machines(check, "config", raw.config.machines.as_ref())
         .unwrap_or_else(|| vec!["qemux86-64".to_owned()]);
+    let under_test = layers(check, raw, project_root);
+    let layer_name = check.one(&section("layer").key("name"), raw.layer.name.as_ref(), owned(values::name));
+    let task = check.one(&section("build").key("task"), raw.build.task.as_ref(), requests::task);
+    let targets =
+        check.list(&section("build").key("targets"), raw.build.targets.as_ref(), owned(requests::target));
+    let multiconfigs = match &raw.config.multiconfigs {
+        Some(_) => check.list(
+            &section("config").key("multiconfigs"),
+            raw.config.multiconfigs.as_ref(),
+            owned(values::conf_name),
+        ),
+        None => requests::multiconfigs(&targets),
+    };
     Sections {
+        layer_order: LayerOrder {
+            by_name: raw.config.layer_order == Some(LayerOrderWord::Name),
+            checkout: layer_name.or_else(|| name.clone()).unwrap_or_default(),
+            priorities: BTreeMap::new(),
+            under_test: under_test.iter().filter(|(_, priority)| *priority != 0).cloned().collect(),
+        },
+        layers: under_test.into_iter().map(|(layer, _)| layer).collect(),
+        bblayers_conf: check
+            .one(
+                &section("config").key("bblayers_conf"),
+                raw.config.bblayers_conf.as_ref(),
+                owned(values::conf_lines),
+            )
+            .unwrap_or_default(),
+        multiconfigs,
+        env: bitbake_variables::validate(check, raw),
         name: name.unwrap_or_default(),
-        layers: layers(check, raw, project_root),
         distro: check.one(
             &section("config").key("distro"),
             raw.config.distro.as_ref(),
@@ -119,11 +152,7 @@ pub fn validate(
             requests::database,
         ),
         hooks: hooks::validate(check, raw),
-        targets: check.list(
-            &section("build").key("targets"),
-            raw.build.targets.as_ref(),
-            owned(requests::target),
-        ),
+        targets: requests::with_task(targets, task.as_deref()),
         test: tests_section::validate(check, raw),
         device: device_section::validate(check, raw, &machines),
         machines,
@@ -188,22 +217,34 @@ fn reverse_dependencies(check: &mut Validator, raw: &UnvalidatedManifest) -> Rev
     }
 }
 
-fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &ProjectRoot) -> Vec<PathBuf> {
+fn layers(
+    check: &mut Validator,
+    raw: &UnvalidatedManifest,
+    project_root: &ProjectRoot,
+) -> Vec<(PathBuf, i64)> {
     let path = section("layer").key("paths");
-    check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
+    // Without a layer, nothing would be checked, and a check of nothing must not pass.
+    if raw.check.yocto_check_layer != Some(false) {
+        check.not_empty(
+            &path,
+            raw.layer.paths.as_ref(),
+            "write [\".\"] when the checkout itself is the layer; a job that only builds needs [check] \
+             yocto_check_layer = false",
+        );
+    }
     let layer = |text: &str| {
         let layer = inside(text, project_root, |path| path.is_dir(), "no such directory")?;
         values::layer_path(&layer)?;
         Ok(layer)
     };
     if !check.has(&path) {
-        return check.one(&path, Some(&".".to_owned()), layer).into_iter().collect();
+        return check.one(&path, Some(&".".to_owned()), layer).map(|layer| (layer, 0)).into_iter().collect();
     }
-    let mut layers = check.list(&path, raw.layer.paths.as_ref(), layer);
+    let mut layers = check.layers(&path, raw.layer.paths.as_ref(), layer);
     // Logs and build directories have the name of the layer's directory.
     for index in (1..layers.len()).rev() {
-        let name = layers[index].file_name();
-        if layers[..index].iter().any(|other| other.file_name() == name) {
+        let name = layers[index].0.file_name();
+        if layers[..index].iter().any(|(other, _)| other.file_name() == name) {
             let message = format!("two layers have directories with the name {:?}", name.unwrap_or_default());
             check.value(&path, Diagnostic::new(message).hint("check them in two jobs"));
             layers.remove(index);
@@ -245,7 +286,7 @@ fn inside(
 }
 
 /// The path that a key names, without reading the disk.
-fn below_checkout(text: &str, project_root: &ProjectRoot) -> Result<PathBuf, Diagnostic> {
+pub fn below_checkout(text: &str, project_root: &ProjectRoot) -> Result<PathBuf, Diagnostic> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));
     }

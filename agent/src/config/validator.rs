@@ -1,5 +1,6 @@
 //! Applies the rules for single values to the manifest's keys, and reports errors with positions.
 
+use super::manifest::UnvalidatedLayerPath;
 use super::problem::{Diagnostic, KeyPath, Place, Problems};
 use super::tree::{Node, Value};
 
@@ -70,13 +71,48 @@ impl Validator<'_> {
         values
     }
 
-    /// The positions of the elements of a list of strings. Elements of another type were reported and skipped
+    /// The valid layers of a list of strings and tables, without duplicates and without disabled ones.
+    pub fn layers<T>(
+        &mut self,
+        path: &KeyPath,
+        raw: Option<&Vec<UnvalidatedLayerPath>>,
+        mut rule: impl FnMut(&str) -> Result<T, Diagnostic>,
+    ) -> Vec<(T, i64)>
+    where
+        T: PartialEq,
+    {
+        let mut layers: Vec<(T, i64)> = Vec::new();
+        for (place, raw) in self.elements(path).into_iter().zip(raw.into_iter().flatten()) {
+            let (place, text, priority) = match raw {
+                UnvalidatedLayerPath::Path(text) => (place, text, 0),
+                UnvalidatedLayerPath::Table(table) => {
+                    let priority = table.priority.unwrap_or(0);
+                    if !(-99..=99).contains(&priority) {
+                        let mistake = Diagnostic::new(format!("is {priority}")).hint("use -99 to 99");
+                        self.value(&place.key("priority"), mistake);
+                    }
+                    let Some(text) = table.path.as_ref().filter(|_| table.disabled != Some(true)) else { continue };
+                    (place.key("path"), text, priority)
+                }
+            };
+            match rule(text) {
+                Ok(layer) if layers.iter().any(|(other, _)| *other == layer) => {
+                    self.value(&place, Diagnostic::new(format!("`{text}` is listed twice")));
+                }
+                Ok(layer) => layers.push((layer, priority)),
+                Err(mistake) => self.value(&place, mistake),
+            }
+        }
+        layers
+    }
+
+    /// The positions of the elements of a list of strings or tables. Elements of another type were reported and skipped
     /// before.
     fn elements(&self, path: &KeyPath) -> Vec<KeyPath> {
         let Some(Node { value: Value::Array(items), .. }) = self.tree.get(path) else { return Vec::new() };
         let is_text = |item: &Node| {
             let scalar = !matches!(item.value, Value::Array(_) | Value::Table(_));
-            matches!(item.value, Value::String(_)) || (item.place.is_flag() && scalar)
+            matches!(item.value, Value::String(_) | Value::Table(_)) || (item.place.is_flag() && scalar)
         };
         items
             .iter()
@@ -87,7 +123,7 @@ impl Validator<'_> {
     }
 
     /// Reports an empty list.
-    pub fn not_empty(&mut self, path: &KeyPath, texts: Option<&Vec<String>>, hint: &str) {
+    pub fn not_empty<T>(&mut self, path: &KeyPath, texts: Option<&Vec<T>>, hint: &str) {
         let written =
             matches!(self.tree.get(path), Some(Node { value: Value::Array(items), .. }) if items.is_empty());
         if written && texts.is_some_and(Vec::is_empty) {

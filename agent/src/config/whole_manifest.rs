@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
+use super::definition::Translated;
 use super::environment::AgentEnvironment;
 use super::include::{self, Included, Missing};
 use super::included_repo::IncludedRepo;
@@ -74,6 +75,9 @@ pub fn read(
     project_root: &ProjectRoot,
     problems: &mut Problems,
 ) -> Result<Option<Loaded<Whole>>> {
+    if let Some(definition) = &request.definition {
+        return Ok(Some(Loaded::Ready(of_definition(definition, project_root))));
+    }
     let bytes = match (&request.manifest_text, &project_root.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
         (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE)
@@ -84,7 +88,7 @@ pub fn read(
         return Ok(None);
     };
     old_keys::rename(&mut top);
-    let around = Surroundings { base: &project_root.base, cwd, codebuild: env.codebuild.as_ref() };
+    let around = Surroundings { project_root, cwd, codebuild: env.codebuild.as_ref() };
     let mut available = request.included.clone();
     loop {
         let mut found = Problems::default();
@@ -105,6 +109,19 @@ pub fn read(
             return Ok(Some(Loaded::Ready(whole(bytes, project_root, included, tree, available))));
         }
         available.extend(wanted.local);
+    }
+}
+
+/// The manifest that a definition of another tool means.
+fn of_definition(definition: &Translated, project_root: &ProjectRoot) -> Whole {
+    let (tree, name) = (definition.tree.clone(), project_root.manifest_name.clone());
+    Whole {
+        parts: vec![tree.clone()],
+        text: render::toml(&tree).into_bytes(),
+        texts: vec![(name, definition.text.clone())],
+        local: Vec::new(),
+        repos: Vec::new(),
+        tree,
     }
 }
 

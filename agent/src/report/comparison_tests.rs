@@ -379,6 +379,8 @@ fn of_tree(tree: &str, outcome: Outcome) -> Summary {
         wanted: None,
         path: "/w".into(),
         how: "cloned".into(),
+        patches: Vec::new(),
+        patches_sha256: None,
     }];
     summary
 }

@@ -104,6 +104,7 @@ fn signature(summary: &Summary) -> Option<String> {
     parts.extend(job.machines.iter().chain(&job.reproduce).map(String::as_str));
     for repo in &summary.repos {
         parts.extend([repo.name.as_str(), repo.commit.as_deref()?]);
+        parts.extend(repo.patches_sha256.as_deref());
     }
     let mut digest = Sha256::new();
     for part in parts {

@@ -71,7 +71,11 @@ impl Summary {
                 self.task_usage(unit, tasks);
             }
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
-            EventKind::Repo(repo) => self.repos.push(repo.clone()),
+            // A repository that is patched is reported a second time.
+            EventKind::Repo(repo) => match self.repos.iter_mut().find(|known| known.name == repo.name) {
+                Some(known) => *known = repo.clone(),
+                None => self.repos.push(repo.clone()),
+            },
             EventKind::Retry(retry) => self.retry(retry),
             EventKind::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
                 command: *command,

@@ -133,6 +133,8 @@ pub fn failing_job() -> Vec<Event> {
                 wanted: Some("scarthgap".into()),
                 path: "/w/repos/poky".into(),
                 how: "cloned".into(),
+                patches: Vec::new(),
+                patches_sha256: None,
             }),
         ),
         at(12_000, unit_finished(&poky(), Outcome::Passed, None)),

@@ -9,6 +9,7 @@ mod blocking;
 mod bucket;
 mod completed;
 mod contents;
+mod patched;
 mod stored;
 mod usable;
 
@@ -108,7 +109,8 @@ pub async fn run(
     if traffic != Traffic::default() {
         runner.events.emit(EventKind::CacheTraffic { tier: TierKind::Shared, traffic }).await;
     }
-    let repos = all_or_first_error(answers)?;
+    let mut repos = all_or_first_error(answers)?;
+    patched::apply(settings, &mut repos, runner).await?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
     if let Some(unknown) = contents::is_of_release(settings.release, &found.oe_core)? {
         runner.events.warn(unknown, None).await;
@@ -264,6 +266,8 @@ async fn local(
         wanted: tree.branch,
         path: path.to_path_buf(),
         how: "local".into(),
+        patches: Vec::new(),
+        patches_sha256: None,
     })
 }
 
@@ -295,6 +299,8 @@ async fn obtained(
         wanted,
         path,
         how: obtained.how.word().into(),
+        patches: Vec::new(),
+        patches_sha256: None,
     };
     Ok((ready, shared_entry))
 }

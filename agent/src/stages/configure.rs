@@ -5,6 +5,7 @@ mod computed;
 mod disk_space;
 mod endpoint;
 mod hash_server;
+mod layer_order;
 mod links;
 mod recipe_credentials;
 mod templates;
@@ -77,6 +78,8 @@ pub struct BuildEnvironment {
     hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
+    /// `[config] env`
+    own_variables: Vec<(String, String)>,
     /// How much BitBake runs at the same time.
     pub parallelism: Parallelism,
     /// Whether builds delete their work directories.
@@ -86,7 +89,7 @@ pub struct BuildEnvironment {
 impl BuildEnvironment {
     /// The environment for BitBake in `build_dir`.
     pub fn environment(&self, build_dir: &Path) -> Environment {
-        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
+        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git, &self.own_variables)
     }
 
     /// The tiers of a bucket that BitBake reads, with what it read so far.
@@ -219,7 +222,7 @@ impl BuildEnvironment {
             Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
             Purpose::CheckLayer | Purpose::Signatures => [&own[0], &own[1]],
         };
-        let bblayers = conf::bblayers(layers)?;
+        let bblayers = conf::bblayers_with(layers, &settings.config.bblayers_conf)?;
         let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint::mirrors(endpoint, &self.bucket));
         let local = conf::local(&LocalConf {
             release: settings.release,
@@ -315,6 +318,7 @@ pub async fn run(
     let mut configured = BuildEnvironment {
         tools,
         git: git_access(settings, checkout, &whoami),
+        own_variables: settings.config.env.clone(),
         user,
         whoami,
         repo_layers,
@@ -345,7 +349,9 @@ pub async fn run(
         blocking(&runner.interrupt, "links to the checkouts were made", move || Links::make(&work, &repos))
             .await?;
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
-    let layers = with_layers_under_test(&repo_layers, &settings.layers);
+    let all = with_layers_under_test(&configured.repo_layers, &settings.layers);
+    let sorted = layer_order::sort(all, settings, &checkout.repos);
+    let layers: Vec<PathBuf> = sorted.iter().map(|layer| links.through(layer)).collect();
     let is_unclear =
         |one: &Candidate| configured.base_layers.layers.contains(&one.path) && one.conf.may_depend_on_more();
     if candidates.iter().any(is_unclear) {
@@ -410,7 +416,7 @@ async fn sweep(settings: &Settings, tiers: &Tiers, events: &Emitter) -> Result<(
 fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {
     Prober {
         runner: runner.clone(),
-        environment: bitbake_environment(tools, &settings.paths.build(), whoami, &settings.network, &[]),
+        environment: bitbake_environment(tools, &settings.paths.build(), whoami, &settings.network, &[], &[]),
         log: "probe",
     }
 }

@@ -307,8 +307,14 @@ pub struct RepoReady {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
     pub path: PathBuf,
-    /// `cloned`, `stored`, `local`.
+    /// `cloned`, `stored`, `local`, `patched`.
     pub how: String,
+    /// The patches that were applied to it, as the manifest names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<String>,
+    /// Of the commit and the patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches_sha256: Option<String>,
 }
 
 /// A retry of a step, before it starts.

@@ -31,13 +31,22 @@ pub enum Purpose {
 pub const SPACE_TO_BUILD: u64 = 50_000_000_000;
 
 /// `[config]` of the manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildConfig {
     /// At least one machine. The first is the machine of the checks; each is built.
     pub machines: Vec<String>,
     pub distro: String,
     /// Appended to `local.conf` unchanged.
     pub local_conf: String,
+    /// The beginning of `bblayers.conf`, unchanged.
+    pub bblayers_conf: String,
+    /// `BBMULTICONFIG`; empty: the agent does not set it.
+    pub multiconfigs: Vec<String>,
+    /// Variables of BitBake's environment.
+    pub env: Vec<(String, String)>,
+    /// Whether `local_conf` comes before the values for MACHINE, DISTRO and BBMULTICONFIG, which then are only
+    /// defaults. So it is in kas, whose texts may set them.
+    pub local_conf_first: bool,
 }
 
 /// The input of `local.conf`.
@@ -71,14 +80,27 @@ pub struct LocalConf<'a> {
 /// # Errors
 /// If a layer's path has characters that BitBake's list variables do not support.
 pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
+    bblayers_with(layers, "")
+}
+
+/// The same with lines at the beginning. They may set BBPATH.
+///
+/// # Errors
+/// As [`bblayers`].
+pub fn bblayers_with(layers: &[PathBuf], lines: &str) -> Result<String> {
+    let (lines, operator) = match lines.trim().is_empty() {
+        true => (String::new(), "="),
+        false => (format!("# [config] bblayers_conf\n{}\n\n", lines.trim_end()), "?="),
+    };
     // The version variables refer to the values that the sanity check compares them with, so they are right
     // in every release (meta/conf/sanity.conf, poky-sanity.bbclass).
-    let mut text = String::from(
+    let mut text = format!(
         "# Written by build-agent for this job.\n\
-         LCONF_VERSION = \"${LAYER_CONF_VERSION}\"\n\
-         POKY_BBLAYERS_CONF_VERSION = \"${REQUIRED_POKY_BBLAYERS_CONF_VERSION}\"\n\
+         {lines}\
+         LCONF_VERSION = \"${{LAYER_CONF_VERSION}}\"\n\
+         POKY_BBLAYERS_CONF_VERSION = \"${{REQUIRED_POKY_BBLAYERS_CONF_VERSION}}\"\n\
          \n\
-         BBPATH = \"${TOPDIR}\"\n\
+         BBPATH {operator} \"${{TOPDIR}}\"\n\
          BBFILES ?= \"\"\n\
          \n\
          BBLAYERS ?= \" \\\n",
@@ -115,13 +137,20 @@ pub fn local(conf: &LocalConf) -> Result<String> {
             format!("BB_NUMBER_THREADS ?= \"{cores}\"\nPARALLEL_MAKE ?= \"-j {cores}\"\n")
         }
     };
+    let mut names = String::new();
+    let operator = if conf.config.local_conf_first { "??=" } else { "?=" };
+    for (variable, value) in [("MACHINE", conf.machine), ("DISTRO", conf.distro)] {
+        let _ = writeln!(names, "{variable} {operator} \"{value}\"");
+    }
+    if !conf.config.multiconfigs.is_empty() {
+        let _ = writeln!(names, "BBMULTICONFIG ?= \"{}\"", conf.config.multiconfigs.join(" "));
+    }
+    let (before, after) = if conf.config.local_conf_first { (String::new(), names) } else { (names + "\n", String::new()) };
     let mut text = format!(
         "# Written by build-agent for this job.\n\
          CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\
          \n\
-         MACHINE ?= \"{machine}\"\n\
-         DISTRO ?= \"{distro}\"\n\
-         \n\
+         {before}\
          DL_DIR ?= \"{downloads}\"\n\
          SSTATE_DIR ?= \"{sstate}\"\n\
          {parallelism}\
@@ -138,9 +167,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
              {halt},${{SSTATE_DIR}},100M,1K\"\n\
          \n\
          # Whether some web server answers is no property of a layer.\n\
-         CONNECTIVITY_CHECK_URIS ?= \"\"\n",
-        machine = conf.machine,
-        distro = conf.distro,
+         CONNECTIVITY_CHECK_URIS ?= \"\"\n"
     );
     match conf.purpose {
         Purpose::Build => {
@@ -172,6 +199,9 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     if !conf.config.local_conf.trim().is_empty() {
         let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
     }
+    if !after.is_empty() {
+        let _ = write!(text, "\n{after}");
+    }
     Ok(text)
 }
 
@@ -194,6 +224,7 @@ mod tests {
             machines: vec!["qemuarm64".into()],
             distro: "poky".into(),
             local_conf: local_conf.into(),
+            ..BuildConfig::default()
         };
         local(&LocalConf {
             release: Release::find(release).unwrap(),

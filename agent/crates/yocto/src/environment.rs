@@ -85,13 +85,14 @@ pub fn host_environment(user: &User, network: &[(String, String)]) -> Environmen
 ///
 /// `network` has the variables for server access (proxies, certificates). `git` (`GIT_CONFIG_COUNT` and the
 /// like) lets git read checkouts of another owner. It must reach git calls in BitBake, too; otherwise
-/// revisions silently become `<unknown>`.
+/// revisions silently become `<unknown>`. `own` are the manifest's own variables.
 pub fn bitbake_environment(
     tools: &Tools,
     build_dir: &Path,
     user: &User,
     network: &[(String, String)],
     git: &[(OsString, OsString)],
+    own: &[(String, String)],
 ) -> Environment {
     let mut environment = host_environment(user, network);
     let path = format!(
@@ -107,8 +108,13 @@ pub fn bitbake_environment(
     for (name, value) in git {
         environment.set(name, value);
     }
+    for (name, value) in own {
+        environment.set(name, value);
+    }
     let git_names = git.iter().map(|(name, _)| name.to_string_lossy());
-    let names: Vec<_> = PASSTHROUGH.into_iter().map(Cow::from).chain(git_names).collect();
+    let own_names = own.iter().map(|(name, _)| name.as_str()).filter(|name| !PASSTHROUGH.contains(name));
+    let names: Vec<_> =
+        PASSTHROUGH.into_iter().chain(own_names).map(Cow::from).chain(git_names).collect();
     environment.set(Release::environment_allow_list(&tools.bitbake_version), names.join(" "));
     environment
 }
@@ -171,7 +177,7 @@ mod tests {
         };
         let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
         let git = [("GIT_CONFIG_COUNT".into(), "0".into())];
-        bitbake_environment(&tools, Path::new("/w/build"), &user, &[], &git)
+        bitbake_environment(&tools, Path::new("/w/build"), &user, &[], &git, &[])
     }
 
     #[test]

@@ -339,5 +339,8 @@ fn repo_line(repo: &RepoReady) -> String {
         Some(commit) => text += &format!(" at {}", short_commit(commit)),
         None => text += &format!(" from {}", sanitize_line(&repo.path.to_string_lossy())),
     }
+    if !repo.patches.is_empty() {
+        text += &format!(" with {}", sanitize_line(&repo.patches.join(", ")));
+    }
     text
 }

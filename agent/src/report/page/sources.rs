@@ -76,7 +76,10 @@ fn repos(summary: &Summary) -> Markup {
                                     }
                                 }
                                 td { @if let Some(wanted) = &repo.wanted { (line(wanted)) } }
-                                td { @if let Some(commit) = &repo.commit { code.digest { (line(commit)) } } }
+                                td {
+                                    @if let Some(commit) = &repo.commit { code.digest { (line(commit)) } }
+                                    @for patch in &repo.patches { br; "with " code { (line(patch)) } }
+                                }
                             }
                         }
                     }

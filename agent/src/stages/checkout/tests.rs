@@ -25,7 +25,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         layers: vec![checkout.clone()],
         repos,
         completes_repos: false,
-        config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), local_conf: String::new() },
+        config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), ..BuildConfig::default() },
+        layer_order: Default::default(),
         templateconf: None,
         check: Check {
             bitbake_layers: Vec::new(),
@@ -103,6 +104,7 @@ pub(crate) fn repo(name: &str, source: RepoSource, layers: &[&str]) -> Repo {
         name: name.into(),
         source,
         layers: layers.iter().map(PathBuf::from).collect(),
+        patches: Vec::new(),
         submodules: true,
         lfs: true,
     }

@@ -1,0 +1,56 @@
+//! Patches of repositories: where each comes from. A patch can change what a check says, so those beside the manifest are
+//! read where the manifest comes from.
+
+use std::path::Path;
+
+use agent_fs::untrusted;
+
+use super::paths::ProjectRoot;
+use super::problem::Diagnostic;
+use super::settings::{Patch, PatchSource};
+use super::validate::below_checkout;
+use super::values;
+
+type Result<T> = std::result::Result<T, Diagnostic>;
+
+/// The largest patch, in bytes.
+pub const LARGEST: u64 = 16 << 20;
+
+/// The patch that a text names: `REPO:PATH`, or a path relative to the manifest. `names` are those of the repositories.
+pub fn patch(text: &str, names: &[String], project_root: &ProjectRoot) -> Result<Patch> {
+    let source = match text.split_once(':') {
+        Some((repo, path)) => {
+            if !names.iter().any(|name| name == repo) {
+                let hint = format!("write REPO:PATH with one of {}", names.join(", "));
+                return Err(Diagnostic::new(format!("`{repo}` is not one of [repos]")).hint(hint));
+            }
+            let path = values::inner_path(path, "the repository")?;
+            PatchSource::Repo { repo: repo.to_owned(), path }
+        }
+        None => {
+            let path = below_checkout(text, project_root)?;
+            PatchSource::Texts(texts(&project_root.rules_file(&path)).map_err(|why| {
+                Diagnostic::new(format!("cannot read the patch `{text}`: {why}"))
+                    .hint("name a patch file, or a directory with a quilt `series`")
+            })?)
+        }
+    };
+    Ok(Patch { name: text.to_owned(), source })
+}
+
+/// The texts of a patch file, or of the files that the `series` of a directory names.
+///
+/// # Errors
+/// Why it is not a patch.
+pub fn texts(path: &Path) -> std::result::Result<Vec<Vec<u8>>, String> {
+    let read = |path: &Path| untrusted::read_named(path, LARGEST).map_err(|error| error.to_string());
+    if !path.is_dir() {
+        return Ok(vec![read(path)?]);
+    }
+    let series = read(&path.join("series"))?;
+    let series = String::from_utf8_lossy(&series);
+    let names = series.lines().filter(|line| !line.starts_with('#'));
+    let names = names.map(|line| line.split(" #").next().unwrap_or_default().trim_end());
+    let inner = |name: &str| values::inner_path(name, "the directory").map_err(|mistake| mistake.message);
+    names.filter(|name| !name.is_empty()).map(|name| read(&path.join(inner(name)?))).collect()
+}
