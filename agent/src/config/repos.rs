@@ -47,7 +47,8 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
         .flat_map(|node| node.entries())
         .map(|entry| entry.key.clone())
         .collect();
-    if names.is_empty() {
+    // The checkout may hold BitBake and OE-Core itself.
+    if names.is_empty() && !around.project_root.checkout.join("oe-init-build-env").is_file() {
         let hint = "name the repositories that BitBake and OE-Core come from, such as [repos.poky]";
         check.value(&top, Diagnostic::new("names no repository").hint(hint));
     }

@@ -104,13 +104,19 @@ pub fn make_local(view: &Value, dir: &Path) {
 }
 
 /// What the agent refuses on purpose, and a word of its message.
-const BY_DESIGN: [(&str, &str); 12] = [
+const BY_DESIGN: [(&str, &str); 17] = [
+    ("two repositories of one name", "is also the name of"),
+    // kas finds these later.
+    ("a missing patch", "cannot read the patch"),
+    ("a patch of an unknown repository", "is not one of `repos`"),
+    ("a placeholder", "contains a space"),
+    ("no repository at all", "names no repository"),
     ("Isar", "Isar is not supported"),
     ("Mercurial", "Mercurial"),
     ("the menu", "kas menu"),
     ("buildtools", "buildtools are not installed"),
     ("signatures", "does not verify signatures"),
-    ("a short commit", "40 hexadecimal"),
+    ("a short commit", "is an abbreviated commit id"),
     ("a credential", "name of a credential"),
     ("an own variable", "is set by the agent"),
     ("a clean task", "clean task"),

@@ -33,7 +33,8 @@ def view(job):
         missing = config.find_missing_repos(paths)
     repos = config.get_repos()
     for repo in repos:
-        repo.signers_type if repo.signed else None
+        if repo.tag and repo.branch and not repo.operations_disabled:
+            raise ValueError("kas refuses both tag and branch at the checkout")
     merged = config.get_config()
     layers = sorted(layer for repo in repos for layer in repo.layers)
     return {

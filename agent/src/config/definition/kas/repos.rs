@@ -53,6 +53,8 @@ struct References<'a> {
     tag: Option<&'a Node>,
     branch: Option<&'a Node>,
     refspec: Option<&'a Node>,
+    /// Whether the repository has a reference without `overrides`: with a URL, it must have one.
+    has_own: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -80,7 +82,10 @@ impl<'a> Reader<'a> {
             tag: with_default("tag"),
             branch: with_default("branch"),
             refspec: with_default("refspec"),
+            has_own: true,
         };
+        let own = [found.commit, found.tag, found.branch, found.refspec];
+        found.has_own = found.url.is_none() || own.iter().any(Option::is_some);
         if found.refspec.is_none() {
             found.commit = value(over("commit").or(found.commit));
             found.branch = value(over("branch").or(found.branch));
@@ -94,14 +99,15 @@ impl<'a> Reader<'a> {
     fn read(&mut self, repos: &mut Repos) {
         let entry = self.entry;
         let name = repos.names.iter().find(|(key, _)| *key == entry.key).map_or(entry.key.clone(), |(_, name)| name.clone());
+        if let Some((other, _)) = repos.names.iter().find(|(key, known)| *key != entry.key && *known == name) {
+            let mistake = Diagnostic::new(format!("`{name}` is also the name of repos.{other}"));
+            self.fault(&entry.place, "name", mistake.hint("give each repository a name of its own"));
+        }
         self.refuse();
         let layers = self.layers(repos);
         let references = self.references();
-        if self.own("url").filter(|url| !url.is_null()).is_none() {
-            return self.local(&name, layers, repos);
-        }
+        let Some(url) = references.url else { return self.local(&name, layers, repos) };
         let mut table = Table::new(&entry.place);
-        let Some(url) = references.url else { return };
         table.add("url", address::from_kas(url));
         self.git(&references, &mut table, repos);
         if !layers.is_empty() {
@@ -131,9 +137,10 @@ impl<'a> Reader<'a> {
             Some(path) => values::normal(&self.around.work_dir.join(path)),
         };
         let is_checkout = |path: &Path| fs_err::canonicalize(path).is_ok_and(|real| real == self.around.checkout);
-        if directory == self.around.checkout || is_checkout(&directory) {
+        // A second repository that is the checkout is a directory like any other.
+        if repos.checkout.is_none() && (directory == self.around.checkout || is_checkout(&directory)) {
             repos.under_test.extend(layers);
-            repos.checkout.get_or_insert_with(|| name.to_owned());
+            repos.checkout = Some(name.to_owned());
             return;
         }
         let mut table = Table::new(&entry.place);
@@ -161,7 +168,7 @@ impl<'a> Reader<'a> {
             ));
             return table.add(key, build::text(value, &refspec.place));
         }
-        if commit.or(tag).or(branch).is_none() {
+        if !references.has_own || commit.or(tag).or(branch).is_none() {
             let mistake = Diagnostic::new("has none of `commit`, `tag` and `branch`");
             return self.fault(&entry.place, "", mistake.hint("a repository with a `url` needs one of them"));
         }
