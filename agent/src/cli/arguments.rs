@@ -70,6 +70,10 @@ pub enum Command {
     Lock(Lock),
     /// Print the commits between two locks or two results
     Diff(Diff),
+    /// Write the manifest and the lock that a definition of another tool means
+    Import(Import),
+    /// Write the manifest as a definition of another tool
+    Export(Export),
     /// Open the prepared BitBake environment
     Shell(Shell),
     /// Check whether this machine can build, and print how to fix it
@@ -106,6 +110,9 @@ pub struct ManifestArgs {
     /// SHA-256 digest that a downloaded manifest must have
     #[arg(long, value_name = "HEX")]
     pub manifest_sha256: Option<String>,
+    /// The configuration of a file of bitbake-setup, and its fragments, such as poky,machine/qemuarm64,distro/poky
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub choose: Vec<String>,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -280,6 +287,26 @@ pub struct Diff {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Import {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+    /// Replace build-agent.toml and build-agent.lock
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Write a definition of kas to this file, and its lock beside it
+    #[arg(long, value_name = "FILE", value_parser = utf8_path())]
+    pub kas: PathBuf,
 }
 
 #[derive(Debug, Args)]

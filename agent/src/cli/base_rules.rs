@@ -85,7 +85,11 @@ pub async fn with_rules(
 }
 
 /// The request, with the manifest that its definition means there.
-async fn ruled(request: Request, files: Option<TempDir>, environment: &AgentEnvironment) -> Result<RuledRequest> {
+async fn ruled(
+    request: Request,
+    files: Option<TempDir>,
+    environment: &AgentEnvironment,
+) -> Result<RuledRequest> {
     let request = with_definition(request, environment).await?;
     Ok(RuledRequest { request, _files: files })
 }

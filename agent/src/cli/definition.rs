@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{self, AgentEnvironment, Fetched, Reading, ReleaseFrom, RepoSource, Request, Translated, Wanted};
+use crate::config::{
+    self, AgentEnvironment, Fetched, Reading, ReleaseFrom, RepoSource, Request, Translated, Wanted,
+};
 use crate::stages::checkout;
 use agent_process::Redactor;
 use agent_types::error::{Error, Result};
@@ -59,11 +61,18 @@ impl<'a> Resolver<'a> {
         let here = current_dir()?;
         let mut last = Vec::new();
         for _ in 0..ROUNDS {
-            match config::read_definition(self.request, self.environment, &self.variables, &here, &self.fetched)? {
+            match config::read_definition(
+                self.request,
+                self.environment,
+                &self.variables,
+                &here,
+                &self.fetched,
+            )? {
                 Reading::Needs(wanted) => {
                     let keys: Vec<String> = wanted.iter().map(|(key, _)| key.clone()).collect();
                     if keys == last {
-                        let message = format!("files of {} are included, but cannot be found", keys.join(", "));
+                        let message =
+                            format!("files of {} are included, but cannot be found", keys.join(", "));
                         return Err(Error::usage(message));
                     }
                     self.fetch(wanted).await?;
@@ -77,7 +86,9 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
-        Err(Error::usage(format!("the definition includes files of more and more repositories: {ROUNDS} rounds")))
+        Err(Error::usage(format!(
+            "the definition includes files of more and more repositories: {ROUNDS} rounds"
+        )))
     }
 
     async fn fetch(&mut self, wanted: Vec<(String, RepoSource)>) -> Result<()> {
@@ -97,7 +108,8 @@ impl<'a> Resolver<'a> {
     /// A checkout in the layer store, where the job finds it again.
     async fn checkout(&self, name: &str, source: &GitSource) -> Result<(std::path::PathBuf, String)> {
         let here = current_dir()?;
-        let store = config::work_dir(self.request.work_dir.as_deref(), self.environment, &here)?.join("layers");
+        let store =
+            config::work_dir(self.request.work_dir.as_deref(), self.environment, &here)?.join("layers");
         let (runner, _logs) = unrecorded_runner(Redactor::new(self.environment.secrets()), LIMIT)?;
         let trusted = config::is_trusted(self.request, self.environment);
         let access = access(self.request, self.environment).for_source(trusted);
@@ -113,7 +125,8 @@ impl<'a> Resolver<'a> {
         let here = current_dir()?;
         for (key, source, text) in questions {
             let git = agent_git::Git::new(&runner, &access, &key, Some(&source.url), &[])?;
-            let branch = agent_git::resolve(&git, &key, &source.url, &Wanted::Branch(text.clone()), &here).await;
+            let branch =
+                agent_git::resolve(&git, &key, &source.url, &Wanted::Branch(text.clone()), &here).await;
             let is_tag = match branch {
                 Ok(_) => false,
                 Err(error) if error.class == agent_types::error::Class::Usage => true,
@@ -140,7 +153,8 @@ impl<'a> Resolver<'a> {
         }
         let looked: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
         let message = match looked.is_empty() {
-            true => "no repository of the definition looks like OE-Core or poky, so its release is not known".to_owned(),
+            true => "no repository of the definition looks like OE-Core or poky, so its release is not known"
+                .to_owned(),
             false => format!("no known release is in {}", looked.join(", ")),
         };
         Err(Error::usage(message).hint("name it: --release scarthgap"))

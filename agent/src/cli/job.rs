@@ -93,7 +93,8 @@ pub fn with_rules_args(request: Request, args: &RulesArgs) -> Request {
 
 /// Adds the job's own options to the request.
 fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
-    let mut options = Vec::new();
+    let mut options: Vec<String> =
+        request.choice.iter().flat_map(|choice| ["--choose".to_owned(), choice.clone()]).collect();
     for (is_set, flag) in [
         (args.no_signature_cache, "--no-signature-cache"),
         (args.no_prefetch, "--no-prefetch"),
@@ -152,7 +153,7 @@ pub async fn load_request(request: &Request, environment: &AgentEnvironment) -> 
 
 /// The request of the command line; downloads the manifest if it has a URL.
 pub async fn request(args: &ManifestArgs) -> Result<Request> {
-    let mut request = with_common(&args.common);
+    let mut request = Request { choice: args.choose.clone(), ..with_common(&args.common) };
     match args.manifest.as_deref() {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;

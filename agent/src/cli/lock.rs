@@ -27,8 +27,10 @@ const PARALLEL: usize = 4;
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest).await?;
     if config::is_definition(&request) {
-        return Err(Error::usage("build-agent.lock does not pin the repositories of another tool's definition")
-            .hint("write its own lock (`kas lock`), or turn it into a manifest: build-agent import"));
+        return Err(Error::usage(
+            "build-agent.lock does not pin the repositories of another tool's definition",
+        )
+        .hint("write its own lock (`kas lock`), or turn it into a manifest: build-agent import"));
     }
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;

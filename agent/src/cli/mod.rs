@@ -10,8 +10,10 @@ mod diagnostics;
 mod diff;
 mod doctor;
 mod dump;
+mod export;
 mod github;
 mod head;
+mod import;
 mod included_repos;
 mod job;
 mod lab;
@@ -165,6 +167,8 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Dump(dump) => dump::command(dump, environment).await,
         Command::Lock(lock) => lock::command(lock, environment).await,
         Command::Diff(diff) => diff::command(diff, environment).await,
+        Command::Import(import) => import::command(import, environment).await,
+        Command::Export(export) => export::command(export, environment).await,
         Command::Shell(shell) => shell::command(shell, environment).await,
         Command::Doctor(doctor) => doctor::command(doctor, environment).await,
         Command::Cache(cache) => cache::command(cache.command, environment).await,

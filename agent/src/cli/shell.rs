@@ -11,8 +11,8 @@ use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
 
 use super::arguments;
-use super::head::unrecorded_runner;
 use super::definition::with_definition;
+use super::head::unrecorded_runner;
 use super::job::{load_request, request, with_release};
 use super::print;
 use super::servers::servers;

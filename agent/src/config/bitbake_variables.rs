@@ -8,8 +8,22 @@ use super::values;
 
 /// What the agent, or the system that starts processes, sets itself.
 const OWN: [&str; 16] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "PYTHONPATH", "BUILDDIR", "BBPATH", "MACHINE",
-    "DISTRO", "IFS", "ENV", "BASH_ENV", "PWD",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "LANG",
+    "PYTHONPATH",
+    "BUILDDIR",
+    "BBPATH",
+    "MACHINE",
+    "DISTRO",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "PWD",
 ];
 
 /// The beginnings of such names.
@@ -18,8 +32,18 @@ const OWN_PREFIXES: [&str; 9] =
 
 /// Parts of names of credentials.
 const SECRET: [&str; 12] = [
-    "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "PRIVATE_KEY", "API_KEY", "APIKEY", "ACCESS_KEY",
-    "AWS_", "ACTIONS_RUNTIME", "ACTIONS_ID",
+    "TOKEN",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "CREDENTIAL",
+    "PRIVATE_KEY",
+    "API_KEY",
+    "APIKEY",
+    "ACCESS_KEY",
+    "AWS_",
+    "ACTIONS_RUNTIME",
+    "ACTIONS_ID",
 ];
 
 /// The variables with their values.
@@ -50,8 +74,10 @@ pub fn name_of_variable(name: &str) -> Result<(), Diagnostic> {
             .hint("write what a build needs into `[config] local_conf`"));
     }
     if SECRET.iter().any(|part| upper.contains(part)) {
-        return Err(Diagnostic::new(format!("`{name}` is the name of a credential, which no recipe may read"))
-            .hint("credentials stay in the agent: docs/trust.md"));
+        return Err(Diagnostic::new(format!(
+            "`{name}` is the name of a credential, which no recipe may read"
+        ))
+        .hint("credentials stay in the agent: docs/trust.md"));
     }
     Ok(())
 }
@@ -66,8 +92,22 @@ mod tests {
             assert!(name_of_variable(name).is_ok(), "{name}");
         }
         for name in [
-            "", "1A", "A-B", "A=B", "PATH", "path", "LD_PRELOAD", "PYTHONHOME", "AWS_PROFILE", "GITHUB_TOKEN", "NPM_Token",
-            "BB_ENV_PASSTHROUGH_ADDITIONS", "CODEBUILD_SRC_DIR", "BUILD_AGENT_LOG", "MY_PASSWORD", "GIT_SSH_COMMAND",
+            "",
+            "1A",
+            "A-B",
+            "A=B",
+            "PATH",
+            "path",
+            "LD_PRELOAD",
+            "PYTHONHOME",
+            "AWS_PROFILE",
+            "GITHUB_TOKEN",
+            "NPM_Token",
+            "BB_ENV_PASSTHROUGH_ADDITIONS",
+            "CODEBUILD_SRC_DIR",
+            "BUILD_AGENT_LOG",
+            "MY_PASSWORD",
+            "GIT_SSH_COMMAND",
         ] {
             assert!(name_of_variable(name).is_err(), "{name}");
         }

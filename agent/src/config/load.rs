@@ -27,8 +27,8 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, LayerOrder, Repo,
-    RepoSource, Report, ResultPlace, Secret, Settings, Test,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, LayerOrder,
+    Repo, RepoSource, Report, ResultPlace, Secret, Settings, Test,
 };
 use super::trust::{self, TrustInputs};
 use super::validate::{self, Sections};

@@ -118,7 +118,8 @@ impl One<'_, '_> {
     /// The patches; those beside the manifest are read now, where the rules come from.
     fn patches(&mut self, names: &[String], around: &Surroundings) -> Vec<Patch> {
         let path = self.path.key("patches");
-        self.check.list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
+        self.check
+            .list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
     }
 
     fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {
@@ -146,7 +147,8 @@ impl One<'_, '_> {
                         );
                     }
                 }
-                let base = if self.check.place(&path).is_flag() { around.cwd } else { &around.project_root.base };
+                let base =
+                    if self.check.place(&path).is_flag() { around.cwd } else { &around.project_root.base };
                 self.check
                     .one(&path, self.raw.path.as_ref(), |text| local_directory(text, base))
                     .map(RepoSource::Path)

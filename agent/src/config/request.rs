@@ -56,6 +56,8 @@ pub struct Request {
     pub kept_pins: BTreeMap<String, Locked>,
     /// The repositories that were fetched because the manifest includes files from them.
     pub included: Vec<IncludedRepo>,
+    /// `--choose`: the configuration of a definition, and fragments.
+    pub choice: Vec<String>,
     /// The manifest that was made of a definition in another format.
     pub definition: Option<Translated>,
 }

@@ -59,7 +59,8 @@ pub fn multiconfigs(targets: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for target in targets {
         let rest = target.strip_prefix("mc:").or_else(|| target.strip_prefix("multiconfig:"));
-        let name = rest.and_then(|rest| rest.split(':').next()).filter(|name| !name.is_empty() && *name != "*");
+        let name =
+            rest.and_then(|rest| rest.split(':').next()).filter(|name| !name.is_empty() && *name != "*");
         names.extend(name.filter(|name| !names.iter().any(|known| known == name)).map(str::to_owned));
     }
     names

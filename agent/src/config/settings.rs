@@ -178,6 +178,13 @@ impl LayerOrder {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LayerRank(i64, Option<(String, String)>);
 
+impl LayerRank {
+    /// The layer's priority.
+    pub fn priority(&self) -> i64 {
+        -self.0
+    }
+}
+
 /// `[check]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {

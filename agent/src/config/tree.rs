@@ -67,6 +67,25 @@ impl Node {
         self.entry(key).map(|entry| &entry.node)
     }
 
+    /// The same, to change it.
+    pub fn child_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Table(entries) => {
+                entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds a key at the end of a table, or replaces its value.
+    pub fn insert(&mut self, key: &str, node: Node) {
+        let Value::Table(entries) = &mut self.value else { return };
+        match entries.iter_mut().find(|entry| entry.key == key) {
+            Some(entry) => entry.node = node,
+            None => entries.push(Entry { key: key.to_owned(), place: node.place.clone(), node }),
+        }
+    }
+
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),

@@ -12,18 +12,21 @@ use agent_types::base_result::FailOn;
 use agent_types::tiers::Access;
 
 use super::manifest::{
-    CacheAccess, FailOnWord, LayerOrderWord, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies,
+    CacheAccess, FailOnWord, LayerOrderWord, UnvalidatedAppId, UnvalidatedManifest,
+    UnvalidatedReverseDependencies,
 };
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, LayerOrder, Limits,
-    ReverseDependencies, TemplateConf, Test,
+    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, LayerOrder,
+    Limits, ReverseDependencies, TemplateConf, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, bitbake_variables, device_section, hooks, requests, templateconf, tests_section, values};
+use super::{
+    address, bitbake_variables, device_section, hooks, requests, templateconf, tests_section, values,
+};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.

@@ -91,7 +91,9 @@ impl Validator<'_> {
                         let mistake = Diagnostic::new(format!("is {priority}")).hint("use -99 to 99");
                         self.value(&place.key("priority"), mistake);
                     }
-                    let Some(text) = table.path.as_ref().filter(|_| table.disabled != Some(true)) else { continue };
+                    let Some(text) = table.path.as_ref().filter(|_| table.disabled != Some(true)) else {
+                        continue;
+                    };
                     (place.key("path"), text, priority)
                 }
             };

@@ -89,7 +89,14 @@ pub struct BuildEnvironment {
 impl BuildEnvironment {
     /// The environment for BitBake in `build_dir`.
     pub fn environment(&self, build_dir: &Path) -> Environment {
-        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git, &self.own_variables)
+        bitbake_environment(
+            &self.tools,
+            build_dir,
+            &self.whoami,
+            &self.network,
+            &self.git,
+            &self.own_variables,
+        )
     }
 
     /// The tiers of a bucket that BitBake reads, with what it read so far.

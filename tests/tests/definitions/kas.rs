@@ -39,7 +39,10 @@ pub fn python(test: &str) -> Option<PathBuf> {
     };
     let found = all.into_iter().flatten().find(has_kas);
     if found.is_none() {
-        skip(test, "no kas in $BUILD_AGENT_TEST_KAS, $BUILD_AGENT_TEST_VENV or of the system (pip install kas)");
+        skip(
+            test,
+            "no kas in $BUILD_AGENT_TEST_KAS, $BUILD_AGENT_TEST_VENV or of the system (pip install kas)",
+        );
     }
     found
 }
@@ -258,7 +261,9 @@ fn reference(text: &str) -> String {
 fn url(text: &str) -> String {
     let text = text.trim_end_matches('/');
     match text.split_once(':') {
-        Some((host, path)) if !text.contains("://") => format!("ssh://{host}/{}", path.trim_start_matches('/')),
+        Some((host, path)) if !text.contains("://") => {
+            format!("ssh://{host}/{}", path.trim_start_matches('/'))
+        }
         _ => text.to_owned(),
     }
 }

@@ -36,7 +36,8 @@ fn repo(random: &mut Random, id: &str) -> Value {
         let urls = ["https://a.example/x", "ssh://git@b.example/y.git", "git@c.example:z.git"];
         repo.insert("url".into(), if random.chance(8) { Value::Null } else { json!(random.one(&urls)) });
     }
-    for (key, values) in [("branch", ["main", "refs/heads/next"]), ("tag", ["v1", "v2"]), ("commit", COMMITS)] {
+    for (key, values) in [("branch", ["main", "refs/heads/next"]), ("tag", ["v1", "v2"]), ("commit", COMMITS)]
+    {
         if random.chance(if key == "branch" { 50 } else { 8 }) {
             let null = random.chance(15) && key != "commit";
             repo.insert(key.into(), if null { Value::Null } else { json!(random.one(&values)) });
@@ -54,7 +55,9 @@ fn repo(random: &mut Random, id: &str) -> Value {
                 let value = match random.below(5) {
                     0 => json!("disabled"),
                     1 => json!({ "prio": random.below(5) as i64 - 2 }),
-                    2 if random.chance(30) => json!(random.one(&[json!("excluded"), json!(0), json!(false), json!("no")])),
+                    2 if random.chance(30) => {
+                        json!(random.one(&[json!("excluded"), json!(0), json!(false), json!("no")]))
+                    }
                     3 if random.chance(10) => json!({}),
                     _ => Value::Null,
                 };
@@ -120,7 +123,12 @@ fn file(random: &mut Random, includes: &[String], is_lock: bool) -> Value {
         }
     }
     if random.chance(50) {
-        let targets = [json!("image"), json!(["a", "mc:x:b"]), json!(["multiconfig:y:c", "mc:x:d", "mc::e"]), json!([])];
+        let targets = [
+            json!("image"),
+            json!(["a", "mc:x:b"]),
+            json!(["multiconfig:y:c", "mc:x:d", "mc::e"]),
+            json!([]),
+        ];
         file.insert("target".into(), random.one(&targets[..3]).clone());
     }
     for key in ["local_conf_header", "bblayers_conf_header"] {
@@ -128,7 +136,10 @@ fn file(random: &mut Random, includes: &[String], is_lock: bool) -> Value {
             let mut parts = Map::new();
             for part in ["b", "a-1", "B", "ä", "10_x"] {
                 if random.chance(40) {
-                    parts.insert(part.into(), json!(format!("V{} = \"{}\"\n# ü\t\\", random.below(3), random.below(9))));
+                    parts.insert(
+                        part.into(),
+                        json!(format!("V{} = \"{}\"\n# ü\t\\", random.below(3), random.below(9))),
+                    );
                 }
             }
             file.insert(key.into(), Value::Object(parts));

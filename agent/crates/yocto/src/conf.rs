@@ -145,7 +145,8 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     if !conf.config.multiconfigs.is_empty() {
         let _ = writeln!(names, "BBMULTICONFIG ?= \"{}\"", conf.config.multiconfigs.join(" "));
     }
-    let (before, after) = if conf.config.local_conf_first { (String::new(), names) } else { (names + "\n", String::new()) };
+    let (before, after) =
+        if conf.config.local_conf_first { (String::new(), names) } else { (names + "\n", String::new()) };
     let mut text = format!(
         "# Written by build-agent for this job.\n\
          CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\

@@ -113,8 +113,7 @@ pub fn bitbake_environment(
     }
     let git_names = git.iter().map(|(name, _)| name.to_string_lossy());
     let own_names = own.iter().map(|(name, _)| name.as_str()).filter(|name| !PASSTHROUGH.contains(name));
-    let names: Vec<_> =
-        PASSTHROUGH.into_iter().chain(own_names).map(Cow::from).chain(git_names).collect();
+    let names: Vec<_> = PASSTHROUGH.into_iter().chain(own_names).map(Cow::from).chain(git_names).collect();
     environment.set(Release::environment_allow_list(&tools.bitbake_version), names.join(" "));
     environment
 }

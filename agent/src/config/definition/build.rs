@@ -22,7 +22,7 @@ pub fn list(items: Vec<Node>, place: &Place) -> Node {
 }
 
 /// A table that grows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     place: Place,
     entries: Vec<Entry>,

@@ -6,12 +6,15 @@ mod build;
 mod kas;
 mod merge;
 mod release;
+mod setup;
 mod shape;
+mod write;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
 use super::environment::AgentEnvironment;
@@ -20,7 +23,7 @@ use super::problem::Problems;
 use super::repos as manifest_repos;
 use super::request::Request;
 use super::rules::Rules;
-use super::settings::{GitSource, Repo, RepoSource};
+use super::settings::{GitSource, Repo, RepoSource, Wanted};
 use super::tree::Node;
 use super::validator::Validator;
 use super::{flags, structure, values};
@@ -84,14 +87,17 @@ impl Fetched {
 
 impl FetchedRepo {
     fn tree(&self, key: &str) -> Tree {
-        Tree { top: self.path.clone(), prefix: format!("{key}:") }
+        Tree { top: self.path.clone(), named: self.path.clone(), prefix: format!("{key}:") }
     }
 }
 
 /// A directory whose files may include one another.
 #[derive(Clone, Debug)]
 pub struct Tree {
+    /// Where its files are read.
     top: PathBuf,
+    /// Where they are in the checkout: rules of a base are read elsewhere.
+    named: PathBuf,
     /// Before the names of its files in messages.
     prefix: String,
 }
@@ -109,6 +115,13 @@ impl Tree {
             true => Ok(real),
             false => Err(format!("`{}` lies outside of {}", self.shown(path), top.display())),
         }
+    }
+
+    /// The path in the checkout.
+    fn named(&self, file: &Path) -> PathBuf {
+        let real = fs_err::canonicalize(&self.top).unwrap_or_else(|_| self.top.clone());
+        let inner = file.strip_prefix(&self.top).or_else(|_| file.strip_prefix(&real));
+        inner.map_or_else(|_| file.to_owned(), |inner| self.named.join(inner))
     }
 
     fn shown(&self, file: &Path) -> String {
@@ -129,8 +142,45 @@ pub struct Surroundings<'a> {
     pub work_dir: &'a Path,
     pub files: &'a [PathBuf],
     pub variables: &'a BTreeMap<String, String>,
+    /// `--choose`
+    pub choice: &'a [String],
     /// Old references that are tags.
     pub tags: &'a BTreeSet<(String, String)>,
+}
+
+/// What a format says.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Without `release`; `None`: there is none, because of problems.
+    manifest: Option<Node>,
+    notices: Vec<String>,
+    text: Vec<u8>,
+    /// The repositories whose files are included and that are not there yet, with their sources in the format.
+    missing: Vec<Missing>,
+    questions: Vec<Question>,
+}
+
+/// A repository that has to be there first.
+#[derive(Debug)]
+struct Missing {
+    key: String,
+    /// The name in the manifest, or a local directory; `None`: nothing defines it.
+    place: Option<MissingPlace>,
+}
+
+#[derive(Debug)]
+enum MissingPlace {
+    Repo(String),
+    Directory(PathBuf),
+}
+
+/// A reference that is a branch or a tag.
+#[derive(Debug)]
+struct Question {
+    key: String,
+    /// The name in the manifest.
+    name: String,
+    text: String,
 }
 
 /// Whether the request names a definition and not a manifest: by the names of its files.
@@ -157,63 +207,83 @@ pub fn read(
     let found = paths::find(&first, env, cwd)?;
     let cwd = fs_err::canonicalize(cwd)?;
     // The repository of the files, and where they are read: the base's, if the rules come from there.
-    let top = if found.base.starts_with(&found.checkout) { found.checkout.clone() } else { paths::work_tree(&found.base) };
+    let is_inside = found.base.starts_with(&found.checkout);
+    let top = if is_inside { found.checkout.clone() } else { paths::work_tree(&found.base) };
     let read_in = match &found.rules {
         Rules::OfBase(base) => base.trees.first().map_or_else(|| top.clone(), |tree| tree.root.clone()),
         Rules::OfCheckout | Rules::NoBase { .. } => top.clone(),
     };
-    let files: Vec<PathBuf> = names.iter().map(|name| found.rules_file(&values::normal(&cwd.join(name)))).collect();
-    let work_dir = variables.get("KAS_WORK_DIR").map_or_else(|| cwd.clone(), |dir| values::normal(&cwd.join(dir)));
+    let files: Vec<PathBuf> =
+        names.iter().map(|name| found.rules_file(&values::normal(&cwd.join(name)))).collect();
+    let work_dir = variables.get("KAS_WORK_DIR").map_or_else(|| cwd.clone(), |dir| cwd.join(dir));
     let around = Surroundings {
         top: &top,
         checkout: &found.checkout,
-        work_dir: &work_dir,
+        work_dir: &values::normal(&work_dir),
         files: &files,
         variables,
+        choice: &request.choice,
         tags: &fetched.tags,
     };
-    let tree = Tree { top: read_in, prefix: String::new() };
+    let tree = Tree { top: read_in, named: top.clone(), prefix: String::new() };
     let mut problems = Problems::default();
-    let loaded = kas::files::load(&files, &tree, fetched, &mut problems).ok_or_else(|| Error::from(problems.clone()))?;
-    let (mut manifest, mut notices) = kas::translate(&loaded.config, &around, &mut problems);
+    let parts = parts(&files, &tree, &around, fetched, &mut problems);
+    let Some(mut manifest) = parts.manifest else { return Err(problems.into()) };
     flags::apply(&mut manifest, &request.set, &mut problems);
     let project_root = ProjectRoot { base: top.clone(), manifest: None, manifest_name: named, ..found };
     let repos = sources(&manifest, &project_root, &cwd, env);
-    if !loaded.missing.is_empty() {
-        let wanted = wanted(&loaded.missing, &loaded.config, &repos, &top, &work_dir);
-        return match wanted.is_empty() && problems.is_empty() {
-            true => {
-                let message = format!("files of {} are included, but no file defines it", loaded.missing.join(", "));
-                Err(Error::usage(message).hint("define the repository in `repos`"))
-            }
-            false if wanted.is_empty() => Err(problems.into()),
-            false => Ok(Reading::Needs(wanted)),
-        };
+    if !parts.missing.is_empty() {
+        return needs(parts.missing, &repos, problems);
     }
-    let questions = questions(&loaded.config, &repos, fetched);
+    let questions = questions(parts.questions, &repos, fetched);
     if !questions.is_empty() {
         return Ok(Reading::Asks(questions));
     }
     if !problems.is_empty() {
         return Err(problems.into());
     }
-    pin_fetched(&mut manifest, &loaded.config, &repos, fetched);
-    notices.splice(0..0, loaded.notices);
+    pin_fetched(&mut manifest, &repos, fetched);
     let release = release::candidates(&repos);
-    let translated = Translated { project_root, tree: manifest, text: loaded.text, notices };
+    let translated = Translated { project_root, tree: manifest, text: parts.text, notices: parts.notices };
     Ok(Reading::Done(Box::new(translated), release))
+}
+
+/// Reads the files by the format of the first.
+fn parts(
+    files: &[PathBuf],
+    tree: &Tree,
+    around: &Surroundings,
+    fetched: &Fetched,
+    problems: &mut Problems,
+) -> Parts {
+    if let [file] = files
+        && let Some((root, text, notices)) = setup_file(file, tree)
+    {
+        let mut parts = setup::translate(file, &root, tree, around, problems);
+        parts.notices.splice(0..0, notices);
+        parts.text = text;
+        return parts;
+    }
+    kas::read(files, tree, around, fetched, problems)
+}
+
+/// The content of a file of bitbake-setup.
+fn setup_file(file: &Path, tree: &Tree) -> Option<(Node, Vec<u8>, Vec<String>)> {
+    let is_json = file.extension().is_some_and(|end| end == "json");
+    let bytes = untrusted::read_named(&tree.inside(file).ok().filter(|_| is_json)?, untrusted::PAGE).ok()?;
+    // kas reports what is wrong in a file of its own.
+    let (mut problems, mut notices) = (Problems::default(), Vec::new());
+    let root = yaml::parse(&tree.shown(file), &bytes, yaml::Syntax::Json, &mut problems, &mut notices)?;
+    setup::is_setup(&root).then_some((root, bytes, notices))
 }
 
 impl Translated {
     /// The same with a release, unless a flag names one.
     #[must_use]
     pub fn with_release(mut self, release: &str) -> Translated {
-        let place = self.tree.place.clone();
-        if let super::tree::Value::Table(entries) = &mut self.tree.value
-            && !entries.iter().any(|entry| entry.key == "release")
-        {
-            let node = build::text(release, &place);
-            entries.push(super::tree::Entry { key: "release".into(), place, node });
+        if !self.has_release() {
+            let node = build::text(release, &self.tree.place);
+            self.tree.insert("release", node);
         }
         self
     }
@@ -232,75 +302,59 @@ fn sources(manifest: &Node, project_root: &ProjectRoot, cwd: &Path, env: &AgentE
     manifest_repos::validate(&mut check, &raw, &around).repos
 }
 
-/// The name in the manifest of a repository of kas.
-fn name_of<'a>(config: &'a Node, key: &'a str) -> &'a str {
-    let repo = config.child("repos").and_then(|repos| repos.child(key));
-    repo.and_then(|repo| repo.child("name")).and_then(Node::as_text).unwrap_or(key)
-}
-
 /// The sources of missing repositories.
-fn wanted(missing: &[String], config: &Node, repos: &[Repo], top: &Path, work_dir: &Path) -> Vec<(String, RepoSource)> {
-    let mut wanted = Vec::new();
-    for key in missing {
-        let Some(repo) = config.child("repos").and_then(|repos| repos.child(key)) else { continue };
-        let is_local = repo.child("url").is_none_or(Node::is_null);
-        let source = match is_local {
-            true => Some(RepoSource::Path(match repo.child("path").and_then(Node::as_text) {
-                Some(path) => values::normal(&work_dir.join(path)),
-                None => top.to_owned(),
-            })),
-            false => {
-                let name = name_of(config, key);
-                repos.iter().find(|repo| repo.name == name).map(|repo| repo.source.clone())
-            }
+fn needs(missing: Vec<Missing>, repos: &[Repo], problems: Problems) -> Result<Reading> {
+    let keys: Vec<String> = missing.iter().map(|missing| missing.key.clone()).collect();
+    let source = |missing: Missing| {
+        let source = match missing.place? {
+            MissingPlace::Directory(path) => RepoSource::Path(path),
+            MissingPlace::Repo(name) => repos.iter().find(|repo| repo.name == name)?.source.clone(),
         };
-        wanted.extend(source.map(|source| (key.clone(), source)));
+        Some((missing.key, source))
+    };
+    let wanted: Vec<_> = missing.into_iter().filter_map(source).collect();
+    if !wanted.is_empty() {
+        return Ok(Reading::Needs(wanted));
     }
-    wanted
+    if !problems.is_empty() {
+        return Err(problems.into());
+    }
+    let message = format!("files of {} are included, but no file defines it", keys.join(", "));
+    Err(Error::usage(message).hint("define the repository in `repos`, with a URL and a reference"))
 }
 
-/// Old references that may be tags.
-fn questions(config: &Node, repos: &[Repo], fetched: &Fetched) -> Vec<(String, GitSource, String)> {
-    let mut questions = Vec::new();
-    let default = config.child("defaults").and_then(|defaults| defaults.child("repos"));
-    let default = default.and_then(|repos| repos.child("refspec"));
-    for entry in config.child("repos").map(Node::entries).unwrap_or_default() {
-        let refspec = entry.node.child("refspec").or(default).and_then(Node::as_text);
-        let Some(text) = refspec.filter(|text| !text.starts_with("refs/")) else { continue };
-        let known = (entry.key.clone(), text.to_owned());
+/// The questions that are still open, with their sources.
+fn questions(
+    questions: Vec<Question>,
+    repos: &[Repo],
+    fetched: &Fetched,
+) -> Vec<(String, GitSource, String)> {
+    let open = questions.into_iter().filter_map(|Question { key, name, text }| {
+        let known = (key.clone(), text.clone());
         if fetched.tags.contains(&known) || fetched.branches.contains(&known) {
-            continue;
+            return None;
         }
-        let name = name_of(config, &entry.key);
-        let repo = repos.iter().find(|repo| repo.name == name);
-        if let Some(Repo { source: RepoSource::Git(source), .. }) = repo
-            && matches!(&source.wanted, super::settings::Wanted::Branch(_))
-        {
-            questions.push((entry.key.clone(), source.clone(), text.to_owned()));
+        match &repos.iter().find(|repo| repo.name == name)?.source {
+            RepoSource::Git(source) if matches!(source.wanted, Wanted::Branch(_)) => {
+                Some((key, source.clone(), text))
+            }
+            _ => None,
         }
-    }
-    questions
+    });
+    open.collect()
 }
 
 /// A branch whose files were included stays at the commit that they were read from.
-fn pin_fetched(manifest: &mut Node, config: &Node, repos: &[Repo], fetched: &Fetched) {
-    for (key, found) in &fetched.repos {
-        let name = name_of(config, key);
-        let same = repos.iter().any(|repo| repo.name == name && repo.source == found.source);
+fn pin_fetched(manifest: &mut Node, repos: &[Repo], fetched: &Fetched) {
+    for found in fetched.repos.values() {
         let is_branch =
-            matches!(&found.source, RepoSource::Git(source) if matches!(source.wanted, super::settings::Wanted::Branch(_)));
-        let Some(commit) = found.commit.as_ref().filter(|_| same && is_branch) else { continue };
-        let super::tree::Value::Table(entries) = &mut manifest.value else { return };
-        let tables = entries.iter_mut().filter(|entry| entry.key == "repos").map(|entry| &mut entry.node.value);
-        for table in tables {
-            let super::tree::Value::Table(repos) = table else { continue };
-            for repo in repos.iter_mut().filter(|repo| repo.key == name) {
-                let place = repo.node.place.clone();
-                if let super::tree::Value::Table(keys) = &mut repo.node.value {
-                    let node = build::text(commit.as_str(), &place);
-                    keys.push(super::tree::Entry { key: "commit".into(), place, node });
-                }
-            }
+            matches!(&found.source, RepoSource::Git(git) if matches!(git.wanted, Wanted::Branch(_)));
+        let same = repos.iter().find(|repo| repo.source == found.source).filter(|_| is_branch);
+        let (Some(commit), Some(repo)) = (&found.commit, same) else { continue };
+        let tables = manifest.child_mut("repos").and_then(|repos| repos.child_mut(&repo.name));
+        if let Some(table) = tables {
+            let node = build::text(commit.as_str(), &table.place.clone());
+            table.insert("commit", node);
         }
     }
 }

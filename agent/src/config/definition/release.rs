@@ -52,8 +52,11 @@ fn named(source: &RepoSource) -> Option<&'static str> {
     };
     let of_version = |text: &str| {
         let version = text.strip_prefix("yocto-")?;
-        let mut releases = Release::names().filter_map(Release::find).filter(|release| release.name != "master");
-        releases.find(|release| version == release.version || version.starts_with(&format!("{}.", release.version)))
+        let mut releases =
+            Release::names().filter_map(Release::find).filter(|release| release.name != "master");
+        releases.find(|release| {
+            version == release.version || version.starts_with(&format!("{}.", release.version))
+        })
     };
     let first = text.split('-').next().unwrap_or(text);
     Release::find(first).or_else(|| of_version(text)).map(|release| release.name)
@@ -67,13 +70,16 @@ pub fn release_in(directory: &Path) -> Option<&'static str> {
     }
     let names = LayerConf::read(&meta).ok()?.core_names?;
     let words: Vec<String> = names.words().iter().map(|word| word.text.clone()).collect();
-    let exact = |release: &&'static Release| release.name != "master" && words.iter().any(|word| word == release.name);
+    let exact = |release: &&'static Release| {
+        release.name != "master" && words.iter().any(|word| word == release.name)
+    };
     let releases = Release::names().filter_map(Release::find).filter(exact);
     let newest = releases.last();
     // The newest series has no release yet: it is that of the development branch.
     let is_next = |word: &String| Release::find(word).is_none();
     let master = Release::find("master");
-    let of_master = |master: &&Release| words.iter().any(|word| is_next(word) && master.series.contains(&word.as_str()));
+    let of_master =
+        |master: &&Release| words.iter().any(|word| is_next(word) && master.series.contains(&word.as_str()));
     master.filter(of_master).or(newest).map(|release| release.name)
 }
 

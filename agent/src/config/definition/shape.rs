@@ -54,7 +54,13 @@ impl Shape {
 }
 
 /// Checks a file. `unknown` collects unknown keys instead of reporting them, for formats newer than the agent.
-pub fn check(node: &Node, shape: &Shape, path: &str, problems: &mut Problems, mut unknown: Option<&mut Vec<String>>) {
+pub fn check(
+    node: &Node,
+    shape: &Shape,
+    path: &str,
+    problems: &mut Problems,
+    mut unknown: Option<&mut Vec<String>>,
+) {
     let shape = match shape {
         Shape::AnyOf(shapes) => match shapes.iter().find(|one| one.fits(node)) {
             Some(fitting) => fitting,
@@ -82,7 +88,9 @@ pub fn check(node: &Node, shape: &Shape, path: &str, problems: &mut Problems, mu
                 match keys.iter().find(|(key, _)| *key == entry.key) {
                     Some((_, shape)) => check(&entry.node, shape, &path, problems, unknown.as_deref_mut()),
                     None => match unknown.as_deref_mut() {
-                        Some(unknown) => unknown.push(format!("{}: {path}: unknown key, ignored", entry.place)),
+                        Some(unknown) => {
+                            unknown.push(format!("{}: {path}: unknown key, ignored", entry.place))
+                        }
                         None => {
                             let mistake = Diagnostic::new("unknown key");
                             let mistake = match nearest(&entry.key, keys.iter().map(|(key, _)| *key)) {

@@ -45,8 +45,14 @@ pub fn parse(
         problems.add(place, None, Diagnostic::new(format!("is not valid JSON: {error}")));
         return None;
     }
-    let mut reader =
-        Reader { parser: Parser::new_from_str(text), file, syntax, anchors: HashMap::new(), count: 0, notices };
+    let mut reader = Reader {
+        parser: Parser::new_from_str(text),
+        file,
+        syntax,
+        anchors: HashMap::new(),
+        count: 0,
+        notices,
+    };
     match reader.document() {
         Ok(node) => Some(node),
         Err(fault) => {
@@ -102,7 +108,11 @@ impl<'t> Reader<'t, '_> {
             match event {
                 Event::StreamEnd => {
                     let start = Place::File { file: self.file.clone(), line: 1, column: 1 };
-                    return Ok(found.unwrap_or(Node { place: start, text: String::new(), value: Value::Null }));
+                    return Ok(found.unwrap_or(Node {
+                        place: start,
+                        text: String::new(),
+                        value: Value::Null,
+                    }));
                 }
                 Event::DocumentStart(_) if found.is_some() => {
                     return self.fault(span, "has a second document, which kas does not read");
@@ -128,7 +138,11 @@ impl<'t> Reader<'t, '_> {
                 };
                 self.count += count(&node);
                 // The position of the values is that of the anchor.
-                return if self.count > MOST { self.fault(span, format!("has more than {MOST} values")) } else { Ok(node) };
+                return if self.count > MOST {
+                    self.fault(span, format!("has more than {MOST} values"))
+                } else {
+                    Ok(node)
+                };
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let is_plain = style == ScalarStyle::Plain;
@@ -182,7 +196,10 @@ impl<'t> Reader<'t, '_> {
             let entry = Entry { key: text, place: key.place, node: value };
             match entries.iter_mut().find(|other| other.key == entry.key) {
                 Some(other) => {
-                    let message = format!("{}: `{}` is given twice; the second one counts, as in kas", entry.place, entry.key);
+                    let message = format!(
+                        "{}: `{}` is given twice; the second one counts, as in kas",
+                        entry.place, entry.key
+                    );
                     self.notices.push(message);
                     *other = entry;
                 }
@@ -241,7 +258,10 @@ impl<'t> Reader<'t, '_> {
         let value = match tag {
             Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => Ok(string()),
             Some(tag) if tag.handle == "!" && tag.suffix.is_empty() => Ok(string()),
-            Some(tag) if tag.is_yaml_core_schema() && ["null", "bool", "int", "float"].contains(&tag.suffix.as_str()) => {
+            Some(tag)
+                if tag.is_yaml_core_schema()
+                    && ["null", "bool", "int", "float"].contains(&tag.suffix.as_str()) =>
+            {
                 resolved()
             }
             Some(tag) => return self.unknown_tag(tag, span),
@@ -277,7 +297,8 @@ fn json_scalar(text: &str) -> std::result::Result<Value, &'static str> {
 
 /// The rules of PyYAML (`yaml/resolver.py`, `yaml/constructor.py`).
 fn yaml_scalar(text: &str) -> std::result::Result<Value, &'static str> {
-    let is = |pattern: &LazyLock<Option<Regex>>| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
+    let is =
+        |pattern: &LazyLock<Option<Regex>>| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Boolean(true),
@@ -322,7 +343,9 @@ fn integer(text: &str) -> Option<i64> {
         i64::from_str_radix(digits, 8).ok()?
     } else {
         // `1:30` is 90.
-        digits.split(':').try_fold(0_i64, |value, part| value.checked_mul(60)?.checked_add(part.parse().ok()?))?
+        digits
+            .split(':')
+            .try_fold(0_i64, |value, part| value.checked_mul(60)?.checked_add(part.parse().ok()?))?
     };
     Some(sign * value)
 }
@@ -330,7 +353,8 @@ fn integer(text: &str) -> Option<i64> {
 fn float(text: &str) -> f64 {
     let text = text.replace('_', "").to_lowercase();
     let number = text.replace(".inf", "inf").replace(".nan", "nan");
-    let sexagesimal = || number.split(':').try_fold(0.0, |value, part| Some(value * 60.0 + part.parse::<f64>().ok()?));
+    let sexagesimal =
+        || number.split(':').try_fold(0.0, |value, part| Some(value * 60.0 + part.parse::<f64>().ok()?));
     number.parse().ok().or_else(sexagesimal).unwrap_or(f64::NAN)
 }
 

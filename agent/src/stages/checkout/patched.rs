@@ -63,7 +63,10 @@ pub async fn apply(settings: &Settings, repos: &mut [ReadyRepo], runner: &Runner
         runner.events.emit(EventKind::Repo(event)).await;
     }
     let work = settings.paths.work.clone();
-    blocking(&runner.interrupt, "old patched work trees were removed", move || remove_unused(&top, &used, &work)).await
+    blocking(&runner.interrupt, "old patched work trees were removed", move || {
+        remove_unused(&top, &used, &work)
+    })
+    .await
 }
 
 /// The texts of all patches of a repository.
@@ -74,8 +77,11 @@ fn texts(wanted: &crate::config::Repo, repos: &[ReadyRepo]) -> Result<Vec<Text>>
             PatchSource::Texts(all) => all.clone(),
             PatchSource::Repo { repo, path } => {
                 let error = |why: String| {
-                    Error::usage(format!("`repos.{}.patches`: cannot read `{}`: {why}", wanted.name, patch.name))
-                        .hint("name a patch file, or a directory with a quilt `series`")
+                    Error::usage(format!(
+                        "`repos.{}.patches`: cannot read `{}`: {why}",
+                        wanted.name, patch.name
+                    ))
+                    .hint("name a patch file, or a directory with a quilt `series`")
                 };
                 let holder = repos.iter().find(|ready| ready.name == *repo);
                 let holder = holder.ok_or_else(|| error(format!("there is no repository {repo}")))?;
@@ -132,8 +138,11 @@ async fn patch(top: &Path, tree: &Path, ready: &ReadyRepo, texts: &[Text], runne
         if let Err(failure) = run(&args).await {
             let error = failure.into_error(&label, None);
             let commit = ready.commit.as_deref().unwrap_or_default();
-            let message = format!("{label}: the patch `{}` does not apply to {commit}: {}", text.name, error.message);
-            return Err(Error { message, ..error }.hint("rebase the patch, or pin the repository to its commit"));
+            let message =
+                format!("{label}: the patch `{}` does not apply to {commit}: {}", text.name, error.message);
+            return Err(
+                Error { message, ..error }.hint("rebase the patch, or pin the repository to its commit")
+            );
         }
     }
     let parent = tree.parent().unwrap_or(top);

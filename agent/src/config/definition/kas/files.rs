@@ -101,7 +101,8 @@ impl Loader<'_> {
     }
 
     fn include(&mut self, include: &Node, from: &Path, tree: &Tree) {
-        let of_repo = include.child("repo").and_then(Node::as_text).zip(include.child("file").and_then(Node::as_text));
+        let of_repo =
+            include.child("repo").and_then(Node::as_text).zip(include.child("file").and_then(Node::as_text));
         let found = match (include.as_text(), of_repo) {
             (Some(path), _) => tree.inside(&tree.top.join(path)).map(|real| {
                 if real.exists() {
@@ -131,7 +132,9 @@ impl Loader<'_> {
         };
         match found {
             Ok(real) => self.file(&real, tree, &include.place),
-            Err(why) => self.problems.add(include.place.clone(), Some("header.includes".into()), Diagnostic::new(why)),
+            Err(why) => {
+                self.problems.add(include.place.clone(), Some("header.includes".into()), Diagnostic::new(why))
+            }
         }
     }
 
@@ -139,7 +142,11 @@ impl Loader<'_> {
         let bytes = match untrusted::read_named(file, untrusted::PAGE) {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.problems.add(at.clone(), None, Diagnostic::new(format!("cannot read `{shown}`: {error}")));
+                self.problems.add(
+                    at.clone(),
+                    None,
+                    Diagnostic::new(format!("cannot read `{shown}`: {error}")),
+                );
                 return None;
             }
         };

@@ -1,6 +1,6 @@
 //! The keys of kas's files: its `schema-kas.json`.
 
-use super::super::shape::Shape::{self, Anything, AnyOf, Flag, List, Map, Null, Number, Table, Text, Words};
+use super::super::shape::Shape::{self, AnyOf, Anything, Flag, List, Map, Null, Number, Table, Text, Words};
 
 const TEXT_OR_NULL: Shape = AnyOf(&[Text, Null]);
 
@@ -38,10 +38,8 @@ const DEFAULTS: Shape = Table(&[(
     Table(&[("branch", Text), ("tag", Text), ("refspec", Text), ("patches", Table(&[("repo", Text)]))]),
 )]);
 
-const OVERRIDES: Shape = Table(&[(
-    "repos",
-    Map(&Table(&[("branch", TEXT_OR_NULL), ("commit", TEXT_OR_NULL), ("url", Text)])),
-)]);
+const OVERRIDES: Shape =
+    Table(&[("repos", Map(&Table(&[("branch", TEXT_OR_NULL), ("commit", TEXT_OR_NULL), ("url", Text)])))]);
 
 const SIGNER: Shape = Table(&[
     ("type", Words(&["gpg", "ssh"])),

@@ -28,11 +28,17 @@ pub struct Repos {
 /// Reads `repos` with `defaults` and `overrides`.
 pub fn read(config: &Node, around: &Surroundings, problems: &mut Problems) -> Repos {
     let entries = config.child("repos").map(Node::entries).unwrap_or_default();
-    let name_of = |entry: &Entry| entry.node.child("name").and_then(Node::as_text).unwrap_or(&entry.key).to_owned();
+    let name_of =
+        |entry: &Entry| entry.node.child("name").and_then(Node::as_text).unwrap_or(&entry.key).to_owned();
     let names: Vec<_> = entries.iter().map(|entry| (entry.key.clone(), name_of(entry))).collect();
     let place = config.child("repos").map_or(&config.place, |repos| &repos.place);
-    let mut repos =
-        Repos { table: Table::new(place), under_test: Vec::new(), checkout: None, names, notices: Vec::new() };
+    let mut repos = Repos {
+        table: Table::new(place),
+        under_test: Vec::new(),
+        checkout: None,
+        names,
+        notices: Vec::new(),
+    };
     for entry in entries {
         Reader { config, entry, around, problems }.read(&mut repos);
     }
@@ -98,8 +104,13 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, repos: &mut Repos) {
         let entry = self.entry;
-        let name = repos.names.iter().find(|(key, _)| *key == entry.key).map_or(entry.key.clone(), |(_, name)| name.clone());
-        if let Some((other, _)) = repos.names.iter().find(|(key, known)| *key != entry.key && *known == name) {
+        let name = repos
+            .names
+            .iter()
+            .find(|(key, _)| *key == entry.key)
+            .map_or(entry.key.clone(), |(_, name)| name.clone());
+        if let Some((other, _)) = repos.names.iter().find(|(key, known)| *key != entry.key && *known == name)
+        {
             let mistake = Diagnostic::new(format!("`{name}` is also the name of repos.{other}"));
             self.fault(&entry.place, "name", mistake.hint("give each repository a name of its own"));
         }
@@ -124,8 +135,14 @@ impl<'a> Reader<'a> {
             self.fault(&kind.place, "type", mistake.hint("use a git mirror of it"));
         }
         if let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) {
-            let mistake = Diagnostic::new("this agent does not verify signatures, so a repository cannot be required to be signed");
-            self.fault(&signed.place, "signed", mistake.hint("pin a commit that you have verified, and remove `signed`"));
+            let mistake = Diagnostic::new(
+                "this agent does not verify signatures, so a repository cannot be required to be signed",
+            );
+            self.fault(
+                &signed.place,
+                "signed",
+                mistake.hint("pin a commit that you have verified, and remove `signed`"),
+            );
         }
     }
 
@@ -136,7 +153,8 @@ impl<'a> Reader<'a> {
             None => self.around.top.to_owned(),
             Some(path) => values::normal(&self.around.work_dir.join(path)),
         };
-        let is_checkout = |path: &Path| fs_err::canonicalize(path).is_ok_and(|real| real == self.around.checkout);
+        let is_checkout =
+            |path: &Path| fs_err::canonicalize(path).is_ok_and(|real| real == self.around.checkout);
         // A second repository that is the checkout is a directory like any other.
         if repos.checkout.is_none() && (directory == self.around.checkout || is_checkout(&directory)) {
             repos.under_test.extend(layers);
@@ -157,7 +175,8 @@ impl<'a> Reader<'a> {
         let References { commit, tag, branch, refspec, .. } = *references;
         if let Some(refspec) = refspec {
             if let Some(other) = commit.or(tag).or(branch) {
-                let mistake = Diagnostic::new("`refspec` cannot be combined with `commit`, `tag` or `branch`");
+                let mistake =
+                    Diagnostic::new("`refspec` cannot be combined with `commit`, `tag` or `branch`");
                 return self.fault(&other.place, "refspec", mistake.hint("remove the old `refspec`"));
             }
             let text = refspec.as_text().unwrap_or_default();
@@ -172,7 +191,8 @@ impl<'a> Reader<'a> {
             let mistake = Diagnostic::new("has none of `commit`, `tag` and `branch`");
             return self.fault(&entry.place, "", mistake.hint("a repository with a `url` needs one of them"));
         }
-        let plain = |node: &Node| build::text(plain_reference(node.as_text().unwrap_or_default()), &node.place);
+        let plain =
+            |node: &Node| build::text(plain_reference(node.as_text().unwrap_or_default()), &node.place);
         match (commit, tag, branch) {
             (_, Some(tag), Some(_)) => {
                 let mistake = Diagnostic::new("`tag` and `branch` exclude each other");
@@ -198,7 +218,8 @@ impl<'a> Reader<'a> {
         if matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return ("commit", text.to_owned());
         }
-        let is_tag = text.starts_with("refs/tags/") || self.around.tags.contains(&(self.entry.key.clone(), text.to_owned()));
+        let is_tag = text.starts_with("refs/tags/")
+            || self.around.tags.contains(&(self.entry.key.clone(), text.to_owned()));
         (if is_tag { "tag" } else { "branch" }, plain_reference(text))
     }
 
@@ -227,7 +248,10 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 _ => {
-                    let mistake = Diagnostic::new(format!("`{}` is neither nothing, `disabled` nor a table", layer.node.text));
+                    let mistake = Diagnostic::new(format!(
+                        "`{}` is neither nothing, `disabled` nor a table",
+                        layer.node.text
+                    ));
                     self.fault(&layer.node.place, &format!("layers.{}", layer.key), mistake);
                     continue;
                 }
@@ -242,8 +266,10 @@ impl<'a> Reader<'a> {
     fn patches(&mut self, repos: &Repos, table: &mut Table) {
         let Some(patches) = self.own("patches") else { return };
         let default = self.config.child("defaults").and_then(|defaults| defaults.child("repos"));
-        let default = default.and_then(|repos| repos.child("patches")).and_then(|patches| patches.child("repo"));
-        let mut sorted: Vec<&Entry> = patches.entries().iter().filter(|entry| !entry.node.is_null()).collect();
+        let default =
+            default.and_then(|repos| repos.child("patches")).and_then(|patches| patches.child("repo"));
+        let mut sorted: Vec<&Entry> =
+            patches.entries().iter().filter(|entry| !entry.node.is_null()).collect();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
         let mut items = Vec::new();
         for entry in sorted {
@@ -254,12 +280,17 @@ impl<'a> Reader<'a> {
             };
             let repo = entry.node.child("repo").or(default).and_then(Node::as_text);
             let Some(repo) = repo else {
-                let mistake = Diagnostic::new("has no `repo`").hint("name the repository that holds the patch");
+                let mistake =
+                    Diagnostic::new("has no `repo`").hint("name the repository that holds the patch");
                 self.fault(&entry.node.place, &key, mistake);
                 continue;
             };
             let Some((_, name)) = repos.names.iter().find(|(key, _)| key == repo) else {
-                self.fault(&entry.node.place, &key, Diagnostic::new(format!("`{repo}` is not one of `repos`")));
+                self.fault(
+                    &entry.node.place,
+                    &key,
+                    Diagnostic::new(format!("`{repo}` is not one of `repos`")),
+                );
                 continue;
             };
             // The checkout is no repository of the manifest; its patches are named by their path alone.

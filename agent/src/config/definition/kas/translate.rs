@@ -55,7 +55,9 @@ pub fn translate(config: &Node, around: &Surroundings, problems: &mut Problems) 
 
 /// What this agent does not do.
 fn refuse(config: &Node, problems: &mut Problems) {
-    let build_system = config.child("build_system").filter(|node| node.as_text().is_some_and(|text| text.starts_with("isar")));
+    let build_system = config
+        .child("build_system")
+        .filter(|node| node.as_text().is_some_and(|text| text.starts_with("isar")));
     let table = [
         (build_system, "build_system", "Isar is not supported", "kas itself builds it"),
         (
@@ -64,7 +66,12 @@ fn refuse(config: &Node, problems: &mut Problems) {
             "the result of `kas menu` is not supported",
             "name the files that the menu chose: a.yml:b.yml",
         ),
-        (config.child("_source_dir"), "_source_dir", "the result of `kas menu` is not supported", "name its files: a.yml:b.yml"),
+        (
+            config.child("_source_dir"),
+            "_source_dir",
+            "the result of `kas menu` is not supported",
+            "name its files: a.yml:b.yml",
+        ),
         (
             config.child("buildtools"),
             "buildtools",
@@ -83,14 +90,25 @@ fn refuse(config: &Node, problems: &mut Problems) {
 fn job_name(around: &Surroundings, checkout: Option<&str>) -> String {
     let directory = around.top.file_name().map(|name| name.to_string_lossy().into_owned());
     let top = checkout.map(str::to_owned).or(directory).unwrap_or_default();
-    let stems = around.files.iter().filter_map(|file| file.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
+    let stems = around
+        .files
+        .iter()
+        .filter_map(|file| file.file_stem())
+        .map(|stem| stem.to_string_lossy().into_owned());
     let stems = stems.filter(|stem| stem != "kas" && *stem != top);
-    let name = std::iter::once(top.clone()).filter(|top| !top.is_empty()).chain(stems).collect::<Vec<_>>().join("-");
+    let name =
+        std::iter::once(top.clone()).filter(|top| !top.is_empty()).chain(stems).collect::<Vec<_>>().join("-");
     super::super::super::paths::sanitised(&name)
 }
 
 /// A string of the file, or of the variable that comes first.
-fn value(config: &Node, around: &Surroundings, key: &str, variable: &str, default: Option<&str>) -> Option<Node> {
+fn value(
+    config: &Node,
+    around: &Surroundings,
+    key: &str,
+    variable: &str,
+    default: Option<&str>,
+) -> Option<Node> {
     let node = config.child(key);
     let place = node.map_or(&config.place, |node| &node.place);
     match around.variables.get(variable).filter(|value| !value.is_empty()) {
@@ -113,7 +131,12 @@ fn targets(config: &Node, around: &Surroundings) -> Node {
     }
 }
 
-fn configuration(config: &Node, around: &Surroundings, notices: &mut Vec<String>, problems: &mut Problems) -> Node {
+fn configuration(
+    config: &Node,
+    around: &Surroundings,
+    notices: &mut Vec<String>,
+    problems: &mut Problems,
+) -> Node {
     let place = &config.place;
     let mut table = Table::new(place);
     if let Some(machine) = value(config, around, "machine", "KAS_MACHINE", Some(MACHINE)) {
@@ -138,7 +161,8 @@ fn configuration(config: &Node, around: &Surroundings, notices: &mut Vec<String>
             }
             match around.variables.get(&entry.key) {
                 Some(value) => {
-                    notices.push(format!("env {}: the value is that of this machine's environment", entry.key));
+                    notices
+                        .push(format!("env {}: the value is that of this machine's environment", entry.key));
                     variables.add(&entry.key, build::text(value.as_str(), &entry.place));
                 }
                 None if entry.node.is_null() => {}

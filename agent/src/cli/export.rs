@@ -1,0 +1,239 @@
+//! `build-agent export --kas`: writes the manifest as a definition of kas, with comments about what kas does not have.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::{AgentEnvironment, PatchSource, Repo, RepoSource, Settings, Wanted};
+use crate::report;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+
+use super::arguments;
+use super::current_dir::current_dir;
+use super::job::load;
+use super::print;
+
+/// The format that has all that is written.
+const VERSION: u32 = 21;
+
+pub async fn command(args: arguments::Export, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let settings = load(&args.manifest, environment).await?;
+    let file = current_dir()?.join(&args.kas);
+    if !file.extension().is_some_and(|end| end == "yml" || end == "yaml") {
+        return Err(Error::usage(format!("`{}` is not a name for a file of kas", args.kas.display()))
+            .hint("such as --kas kas.yml"));
+    }
+    report::replace(&file, definition(&settings).as_bytes())?;
+    print::line(format_args!("wrote {}", file.display()))?;
+    if let Some(lock) = lock(&settings) {
+        let path =
+            file.with_extension(format!("lock.{}", file.extension().unwrap_or_default().to_string_lossy()));
+        report::replace(&path, lock.as_bytes())?;
+        print::line(format_args!("wrote {}", path.display()))?;
+    }
+    Ok(ExitStatus::Passed)
+}
+
+/// The file of kas.
+fn definition(settings: &Settings) -> String {
+    let mut text = String::from("# Written by build-agent export --kas.\n");
+    for without in without_equal(settings) {
+        text += &format!("# {without}\n");
+    }
+    // Writing into a String cannot fail.
+    let _ = write!(text, "header:\n  version: {VERSION}\n\n");
+    let config = &settings.config;
+    if let Some(machine) = config.machines.first() {
+        let _ = writeln!(text, "machine: {}", quoted(machine));
+    }
+    let _ = writeln!(text, "distro: {}", quoted(&config.distro));
+    if !settings.build.targets.is_empty() {
+        text += "target:\n";
+        for target in &settings.build.targets {
+            let _ = writeln!(text, "  - {}", quoted(target));
+        }
+    }
+    text += "\nrepos:\n";
+    let ranks = ranks(settings);
+    let checkout = &settings.layer_order.checkout;
+    let inner =
+        |layer: &std::path::PathBuf| layer.strip_prefix(&settings.checkout).unwrap_or(layer).to_owned();
+    let under_test: Vec<_> = settings.layers.iter().map(inner).collect();
+    let _ = writeln!(text, "  {}:", quoted(checkout));
+    layers(checkout, &under_test, &ranks, &mut text);
+    for repo in &settings.repos {
+        let _ = writeln!(text, "  {}:", quoted(&repo.name));
+        source(repo, &mut text);
+        patches(repo, checkout, &mut text);
+        layers(&repo.name, &repo.layers, &ranks, &mut text);
+    }
+    for (key, value) in
+        [("local_conf_header", &config.local_conf), ("bblayers_conf_header", &config.bblayers_conf)]
+    {
+        if !value.trim().is_empty() {
+            let _ = writeln!(text, "\n{key}:\n  build-agent: {}", block(value, 4));
+        }
+    }
+    if !config.env.is_empty() {
+        text += "\nenv:\n";
+        for (name, value) in &config.env {
+            let _ = writeln!(text, "  {}: {}", quoted(name), quoted(value));
+        }
+    }
+    if !settings.artifacts.rules.is_empty() {
+        text += "\nartifacts:\n";
+        for (number, rule) in settings.artifacts.rules.iter().enumerate() {
+            let _ = writeln!(text, "  rule-{}: {}", number + 1, quoted(&rule.include));
+        }
+    }
+    text
+}
+
+fn source(repo: &Repo, text: &mut String) {
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "    {key}: {}", quoted(value));
+    };
+    match &repo.source {
+        RepoSource::Path(path) => line("path", &path.display().to_string()),
+        RepoSource::Git(git) => {
+            line("url", git.url.as_str());
+            match &git.wanted {
+                Wanted::Branch(branch) => line("branch", branch),
+                Wanted::Tag(tag) => line("tag", tag),
+                Wanted::Commit(commit) => line("commit", commit),
+                Wanted::CommitOnBranch { commit, branch } => {
+                    line("branch", branch);
+                    line("commit", commit);
+                }
+            }
+        }
+    }
+}
+
+/// kas applies them in the order of their names.
+fn patches(repo: &Repo, checkout: &str, text: &mut String) {
+    if repo.patches.is_empty() {
+        return;
+    }
+    *text += "    patches:\n";
+    for (number, patch) in repo.patches.iter().enumerate() {
+        let (holder, path) = match &patch.source {
+            PatchSource::Repo { repo, path } => (repo.as_str(), path.display().to_string()),
+            PatchSource::Texts(_) => (checkout, patch.name.clone()),
+        };
+        let _ = writeln!(
+            text,
+            "      patch-{:04}:\n        repo: {}\n        path: {}",
+            number + 1,
+            quoted(holder),
+            quoted(&path)
+        );
+    }
+}
+
+/// The priority of each layer in kas, if its order by names is not the manifest's.
+type Ranks = Vec<(String, std::path::PathBuf, i64)>;
+
+fn ranks(settings: &Settings) -> Ranks {
+    let order = &settings.layer_order;
+    let of_repos = settings.repos.iter().flat_map(|repo| {
+        repo.layers.iter().map(|layer| (order.of_repo(&repo.name, layer), repo.name.clone(), layer.clone()))
+    });
+    let under_test = settings.layers.iter().map(|layer| {
+        let inner = layer.strip_prefix(&settings.checkout).unwrap_or(layer);
+        (order.of_checkout(layer, inner), order.checkout.clone(), inner.to_owned())
+    });
+    let mut all: Vec<_> = of_repos.chain(under_test).collect();
+    if order.by_name {
+        return all.into_iter().map(|(rank, repo, layer)| (repo, layer, rank.priority())).collect();
+    }
+    // OE-Core's layer comes first.
+    if let Some(core) = all.iter().position(|(_, _, layer)| layer == Path::new("meta")) {
+        let core = all.remove(core);
+        all.insert(0, core);
+    }
+    all.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    all.into_iter().zip((1..=count).rev()).map(|((_, repo, layer), rank)| (repo, layer, rank)).collect()
+}
+
+fn layers(name: &str, layers: &[std::path::PathBuf], ranks: &Ranks, text: &mut String) {
+    if layers.is_empty() {
+        *text += "    layers: {}\n";
+        return;
+    }
+    *text += "    layers:\n";
+    for layer in layers {
+        let shown = if layer.as_os_str().is_empty() { ".".into() } else { layer.display().to_string() };
+        let rank = ranks.iter().find(|(repo, path, _)| repo == name && path == layer).map(|(.., rank)| *rank);
+        let _ = match rank.filter(|rank| *rank != 0) {
+            Some(rank) => writeln!(text, "      {}:\n        prio: {rank}", quoted(&shown)),
+            None => writeln!(text, "      {}:", quoted(&shown)),
+        };
+    }
+}
+
+/// `kas.lock.yml`, if the manifest has a lock.
+fn lock<'a>(settings: &'a Settings) -> Option<String> {
+    let pin = |repo: &'a Repo| match &repo.source {
+        RepoSource::Git(git) => Some((repo.name.as_str(), git.locked.as_deref()?)),
+        RepoSource::Path(_) => None,
+    };
+    let pins: Vec<(&str, &str)> = settings.repos.iter().filter_map(pin).collect();
+    if pins.is_empty() {
+        return None;
+    }
+    let mut text = String::from("header:\n  version: 14\noverrides:\n  repos:\n");
+    for (name, commit) in pins {
+        let _ = writeln!(text, "    {}:\n      commit: {}", quoted(name), quoted(commit));
+    }
+    Some(text)
+}
+
+/// What kas does not have.
+fn without_equal(settings: &Settings) -> Vec<String> {
+    let mut found = vec![format!("kas names no release; it is {}.", settings.release.name)];
+    let machines: Vec<&str> = settings.config.machines.iter().skip(1).map(String::as_str).collect();
+    if !machines.is_empty() {
+        found.push(format!("kas builds for one machine; the others are {}.", machines.join(", ")));
+    }
+    let parts = [
+        (settings.check.is_wanted(), "[check]"),
+        (settings.test.is_wanted(), "[test]"),
+        (settings.device.is_some(), "[device]"),
+        (settings.build.changed, "[build] changed"),
+        (!settings.hooks.is_empty(), "[[hooks]]"),
+        (settings.github.is_some(), "[github]"),
+        (settings.cache.share.is_some(), "[cache]"),
+    ];
+    let parts: Vec<&str> =
+        parts.into_iter().filter_map(|(is_there, part)| is_there.then_some(part)).collect();
+    if !parts.is_empty() {
+        found.push(format!("kas has nothing like {}.", parts.join(", ")));
+    }
+    if settings.artifacts.rules.iter().any(|rule| !rule.exclude.is_empty()) {
+        found.push("Artifacts of kas have no exclude.".to_owned());
+    }
+    found
+}
+
+/// A string of JSON is one of YAML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A text of several lines as a block, where YAML keeps each of its characters.
+fn block(text: &str, indent: usize) -> String {
+    let is_plain = |line: &str| !line.chars().any(|c| c.is_control()) && !line.ends_with(' ');
+    let first = text.lines().next().unwrap_or_default();
+    if !text.lines().all(is_plain) || first.is_empty() || first.starts_with(' ') || text.contains('\u{feff}')
+    {
+        return quoted(text);
+    }
+    let lines = text.trim_end_matches('\n').lines().map(|line| match line.is_empty() {
+        true => String::new(),
+        false => format!("{:indent$}{line}", ""),
+    });
+    let end = if text.ends_with('\n') { "|" } else { "|-" };
+    format!("{end}\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
