@@ -51,6 +51,7 @@ pub fn parse(
         syntax,
         anchors: HashMap::new(),
         count: 0,
+        unended_line: if text.ends_with('\n') { usize::MAX } else { text.lines().count() },
         notices,
     };
     match reader.document() {
@@ -69,6 +70,8 @@ struct Reader<'t, 'n> {
     /// Finished nodes with an anchor.
     anchors: HashMap<usize, Node>,
     count: usize,
+    /// The last line, if it has no line break.
+    unended_line: usize,
     notices: &'n mut Vec<String>,
 }
 
@@ -144,8 +147,13 @@ impl<'t> Reader<'t, '_> {
                     Ok(node)
                 };
             }
-            Event::Scalar(text, style, anchor, tag) => {
+            Event::Scalar(mut text, style, anchor, tag) => {
                 let is_plain = style == ScalarStyle::Plain;
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                // PyYAML keeps the line break of the last line only if the file has it.
+                if is_block && span.end.line() >= self.unended_line && text.ends_with('\n') {
+                    text.to_mut().pop();
+                }
                 (anchor, self.scalar(&text, is_plain, tag.as_deref(), span)?)
             }
             Event::SequenceStart(anchor, tag) => {
@@ -444,6 +452,20 @@ mod tests {
         ] {
             let (node, said, _) = read(text);
             assert!(node.is_none() && said.contains(wanted), "{:.60}: {said}", text);
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_a_block_ends_as_the_file_does() {
+        for (text, wanted) in [
+            ("k: |\n  a\n  b", "a\nb"),
+            ("k: |\n  a\n  b\n", "a\nb\n"),
+            ("k: |\n  a\nl: 1", "a\n"),
+            ("k: >\n  a\n  b", "a b"),
+        ] {
+            let (node, said, _) = read(text);
+            let node = node.unwrap_or_else(|| panic!("{text}: {said}"));
+            assert_eq!(node.child("k").unwrap().as_text(), Some(wanted), "{text:?}");
         }
     }
 
