@@ -55,6 +55,6 @@ pub async fn command(args: arguments::Import, environment: &AgentEnvironment) ->
         choose: Vec::new(),
         common: arguments::CommonArgs { set: Vec::new(), ..args.manifest.common },
     };
-    let lock = arguments::Lock { manifest: manifest_args, update: None };
+    let lock = arguments::Lock { manifest: manifest_args, update: None, diff: false };
     super::lock::command(lock, environment).await
 }

@@ -1,7 +1,5 @@
 //! `build-agent plan`: prints what `run` would do, and changes nothing.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
 use crate::config::{
@@ -209,55 +207,12 @@ fn device_json(device: &DeviceTests) -> serde_json::Value {
     })
 }
 
-/// What the manifest and the lock want of a repository.
-fn wanted(repo: &Repo) -> serde_json::Value {
-    match &repo.source {
-        RepoSource::Path(path) => json!({ "path": path }),
-        RepoSource::Git(git) => {
-            let (branch, tag, commit) = match &git.wanted {
-                Wanted::Branch(branch) => (Some(branch), None, None),
-                Wanted::Tag(tag) => (None, Some(tag), None),
-                Wanted::Commit(commit) => (None, None, Some(commit)),
-                Wanted::CommitOnBranch { commit, branch } => (Some(branch), None, Some(commit)),
-            };
-            let commit = git.locked.as_ref().or(commit);
-            json!({ "url": agent_git::display_url(&git.url), "branch": branch, "tag": tag, "commit": commit })
-        }
-    }
-}
-
-/// The layers of BBLAYERS in their order: repository and path. In the manifest's order, OE-Core's layer comes first, which
-/// only the checkout finds.
-fn bblayers(settings: &Settings) -> Vec<serde_json::Value> {
-    let order = &settings.layer_order;
-    let of_repos = settings.repos.iter().flat_map(|repo| {
-        repo.layers.iter().map(|layer| (order.of_repo(&repo.name, layer), repo.name.as_str(), layer.clone()))
-    });
-    let under_test = settings.layers.iter().map(|layer| {
-        let inner = layer.strip_prefix(&settings.checkout).unwrap_or(layer);
-        (order.of_checkout(layer, inner), order.checkout.as_str(), inner.to_owned())
-    });
-    let mut layers: Vec<_> = of_repos.chain(under_test).collect();
-    layers.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-    layers.into_iter().map(|(_, repo, layer)| json!({ "repo": repo, "layer": layer })).collect()
-}
-
 fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
     let repos: Vec<_> = settings
         .repos
         .iter()
-        .map(|repo| {
-            let patches: Vec<_> = repo.patches.iter().map(|patch| &patch.name).collect();
-            json!({
-                "name": repo.name,
-                "source": source(repo),
-                "wanted": wanted(repo),
-                "layers": repo.layers,
-                "patches": patches,
-            })
-        })
+        .map(|repo| json!({ "name": repo.name, "source": source(repo), "layers": repo.layers }))
         .collect();
-    let config = &settings.config;
     let hooks = settings
         .hooks
         .iter()
@@ -269,16 +224,6 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "layers": settings.layers,
         "repos": repos,
         "settings": plan_settings::as_json(settings),
-        "bblayers": bblayers(settings),
-        "config": {
-            "machines": config.machines,
-            "distro": config.distro,
-            "local_conf": config.local_conf,
-            "bblayers_conf": config.bblayers_conf,
-            "multiconfigs": config.multiconfigs,
-            "env": config.env.iter().cloned().collect::<BTreeMap<_, _>>(),
-        },
-        "targets": settings.build.targets,
         "cache": cache_json(&settings.cache),
         "stages": plan.stages,
         "hooks": hooks.collect::<Vec<_>>(),

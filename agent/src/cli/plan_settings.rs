@@ -1,5 +1,6 @@
 //! All settings of a job as JSON, with the defaults.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,11 +14,15 @@ pub fn as_json(settings: &Settings) -> Value {
             "machines": settings.config.machines,
             "distro": settings.config.distro,
             "local_conf": settings.config.local_conf,
+            "bblayers_conf": settings.config.bblayers_conf,
+            "multiconfigs": settings.config.multiconfigs,
+            "env": settings.config.env.iter().cloned().collect::<BTreeMap<_, _>>(),
             "templateconf": settings.templateconf.as_ref().map(|template| {
                 json!({ "repo": template.repo, "path": template.path })
             }),
         },
         "repos": settings.repos.iter().map(repo).collect::<Vec<_>>(),
+        "bblayers": bblayers(settings),
         "check": check(settings),
         "build": {
             "targets": settings.build.targets,
@@ -82,6 +87,7 @@ fn repo(repo: &crate::config::Repo) -> Value {
             value["branch"] = json!(branch);
             value["tag"] = json!(tag);
             value["commit"] = json!(source.locked.as_ref().or(commit));
+            value["patches"] = repo.patches.iter().map(|patch| patch.name.as_str()).collect();
             value["submodules"] = json!(repo.submodules);
             value["lfs"] = json!(repo.lfs);
         }
@@ -113,4 +119,20 @@ fn check(settings: &Settings) -> Value {
 
 fn seconds(time: Duration) -> u64 {
     time.as_secs()
+}
+
+/// The layers of BBLAYERS in their order: repository and path. In the manifest's order, OE-Core's layer comes first, which
+/// only the checkout finds.
+fn bblayers(settings: &Settings) -> Vec<Value> {
+    let order = &settings.layer_order;
+    let of_repos = settings.repos.iter().flat_map(|repo| {
+        repo.layers.iter().map(|layer| (order.of_repo(&repo.name, layer), repo.name.as_str(), layer.clone()))
+    });
+    let under_test = settings.layers.iter().map(|layer| {
+        let inner = layer.strip_prefix(&settings.checkout).unwrap_or(layer);
+        (order.of_checkout(layer, inner), order.checkout.as_str(), inner.to_owned())
+    });
+    let mut layers: Vec<_> = of_repos.chain(under_test).collect();
+    layers.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    layers.into_iter().map(|(_, repo, layer)| json!({ "repo": repo, "layer": layer })).collect()
 }

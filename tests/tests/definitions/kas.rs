@@ -80,7 +80,7 @@ pub fn plan(case: &Case) -> Result<Value, String> {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     match output.status.code() {
-        Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+        Some(0) => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()["settings"].clone()),
         Some(2) => Err(said),
         Some(4) => Err(format!("server: {said}")),
         code => panic!("{case:?}: exit status {code:?}: {said}"),
@@ -177,7 +177,7 @@ fn differences(case: &Case, view: &Value, plan: &Value) -> Vec<String> {
     let with_task = |target: String| if task == "build" { target } else { format!("{target}:do_{task}") };
     let targets: Vec<String> =
         view["targets"].as_array().unwrap().iter().map(|target| with_task(text(target))).collect();
-    same("targets", json!(targets), plan["targets"].clone());
+    same("targets", json!(targets), plan["build"]["targets"].clone());
     found
 }
 
@@ -222,7 +222,7 @@ fn repos_of_kas(case: &Case, view: &Value) -> Value {
 fn repos_of_plan(plan: &Value) -> Value {
     let mut repos = Wanted::new();
     for repo in plan["repos"].as_array().unwrap() {
-        let of_plan = &repo["wanted"];
+        let of_plan = repo;
         let mut wanted = BTreeMap::new();
         if of_plan["path"].is_string() {
             wanted.insert("path", of_plan["path"].clone());

@@ -156,17 +156,15 @@ fn plan(sandbox: &Sandbox, file: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What a job is, besides names of files.
+/// What a job is, besides the texts of its configuration.
 fn essence(plan: &Value) -> Value {
-    let mut essence = serde_json::json!({ "bblayers": plan["bblayers"], "targets": plan["targets"], "release": plan["release"] });
+    let settings = &plan["settings"];
+    let mut essence = serde_json::json!({ "bblayers": settings["bblayers"], "build": settings["build"], "release": plan["release"] });
     for key in ["machines", "distro", "bblayers_conf", "multiconfigs", "env"] {
-        essence[key] = plan["config"][key].clone();
+        essence[key] = settings["config"][key].clone();
     }
-    let mut repos = plan["repos"].as_array().unwrap().clone();
+    let mut repos = settings["repos"].as_array().unwrap().clone();
     repos.sort_by_key(|repo| repo["name"].to_string());
-    for repo in &mut repos {
-        repo.as_object_mut().unwrap().remove("source");
-    }
     essence["repos"] = Value::Array(repos);
     essence
 }
