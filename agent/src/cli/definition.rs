@@ -13,7 +13,7 @@ use agent_types::source::GitSource;
 
 use super::current_dir::current_dir;
 use super::head::unrecorded_runner;
-use super::job::limit_reading;
+use super::limited_reading::limit_reading;
 use super::print;
 use super::servers::access;
 

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +18,6 @@ use crate::report::{
     self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, StoredReport,
     Style, Terminal, ThreadedSink,
 };
-use agent_fs::untrusted;
 use agent_process::{Interrupt, Interrupted, Redactor, Runner, cgroup};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events;
@@ -32,9 +31,10 @@ use super::definition::with_definition;
 use super::diagnostics;
 use super::github::github_posts;
 use super::included_repos::with_included_repos;
+use super::limited_reading::limit_reading;
 use super::output_dir::OutputDir;
 use super::print;
-use super::servers::{reader, servers};
+use super::servers::servers;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.manifest.common)?;
@@ -179,26 +179,6 @@ fn with_common(common: &CommonArgs) -> Request {
         trusted: common.trusted,
         ..Request::default()
     }
-}
-
-/// Makes the agent read files that the source names with the build user's rights, unless the source is
-/// trusted.
-pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Result<()> {
-    if !environment.root || config::is_trusted(request, environment) {
-        return Ok(());
-    }
-    let here = current_dir()?;
-    let checkout = environment.source_dir().map_or(here.as_path(), |(_, directory)| directory).to_owned();
-    let user = reader(request.build_user.as_deref(), &checkout);
-    let manifest = request.manifest.as_ref().and_then(|path| Some(here.join(path).parent()?.to_owned()));
-    let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
-    let own =
-        [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
-    let own = own.into_iter().flatten().chain(request.rules.roots().map(Path::to_owned));
-    let real = |path: PathBuf| fs_err::canonicalize(path).ok().filter(|path| path.parent().is_some());
-    let own = own.filter_map(real).collect();
-    untrusted::read_named_as(untrusted::Reader { uid: user.uid, gid: user.gid, own });
-    Ok(())
 }
 
 async fn job(

@@ -18,6 +18,7 @@ mod included_repos;
 mod job;
 mod lab;
 mod lab_request;
+mod limited_reading;
 mod lock;
 mod output_dir;
 mod plan;

@@ -16,7 +16,8 @@ use super::arguments;
 use super::base_rules::with_rules;
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
-use super::job::{limit_reading, load_request, request, with_release, with_rules_args};
+use super::job::{load_request, request, with_release, with_rules_args};
+use super::limited_reading::limit_reading;
 use super::plan_settings;
 use super::print;
 

@@ -30,6 +30,7 @@ mod patches;
 mod paths;
 mod price_table;
 mod problem;
+mod project_root;
 pub mod remote;
 mod render;
 mod repo_notation;

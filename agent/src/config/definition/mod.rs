@@ -8,6 +8,7 @@ mod merge;
 mod release;
 mod setup;
 mod shape;
+mod translated;
 mod write;
 mod yaml;
 
@@ -29,18 +30,7 @@ use super::validator::Validator;
 use super::{flags, structure, values};
 
 pub use release::{ReleaseFrom, release_in};
-
-/// A definition as a manifest.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Translated {
-    pub project_root: ProjectRoot,
-    pub tree: Node,
-    /// The texts of its files.
-    pub text: Vec<u8>,
-    pub notices: Vec<String>,
-}
-
-impl Eq for Translated {}
+pub use translated::Translated;
 
 /// The result of reading a definition.
 #[derive(Debug)]
@@ -275,22 +265,6 @@ fn setup_file(file: &Path, tree: &Tree) -> Option<(Node, Vec<u8>, Vec<String>)> 
     let (mut problems, mut notices) = (Problems::default(), Vec::new());
     let root = yaml::parse(&tree.shown(file), &bytes, yaml::Syntax::Json, &mut problems, &mut notices)?;
     setup::is_setup(&root).then_some((root, bytes, notices))
-}
-
-impl Translated {
-    /// The same with a release, unless a flag names one.
-    #[must_use]
-    pub fn with_release(mut self, release: &str) -> Translated {
-        if !self.has_release() {
-            let node = build::text(release, &self.tree.place);
-            self.tree.insert("release", node);
-        }
-        self
-    }
-
-    pub fn has_release(&self) -> bool {
-        self.tree.child("release").is_some()
-    }
 }
 
 /// The repositories of the manifest, as far as they are valid: problems are reported when it is read as a whole.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::super::problem::Place;
 use super::super::render;
 use super::super::tree::{Node, Value};
-use super::Translated;
+use super::translated::Translated;
 
 /// Parts of the names of files that pin commits.
 const LOCKS: [&str; 2] = [".lock.", "sources-fixed-revisions.json"];

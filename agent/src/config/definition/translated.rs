@@ -1,0 +1,33 @@
+//! What a definition means.
+
+use super::super::project_root::ProjectRoot;
+use super::super::tree::Node;
+use super::build;
+
+/// A definition as a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translated {
+    pub project_root: ProjectRoot,
+    pub tree: Node,
+    /// The texts of its files.
+    pub text: Vec<u8>,
+    pub notices: Vec<String>,
+}
+
+impl Eq for Translated {}
+
+impl Translated {
+    /// The same with a release, unless a flag names one.
+    #[must_use]
+    pub fn with_release(mut self, release: &str) -> Translated {
+        if !self.has_release() {
+            let node = build::text(release, &self.tree.place);
+            self.tree.insert("release", node);
+        }
+        self
+    }
+
+    pub fn has_release(&self) -> bool {
+        self.tree.child("release").is_some()
+    }
+}
