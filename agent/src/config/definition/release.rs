@@ -103,7 +103,14 @@ mod tests {
         ] {
             let url = "https://git.yoctoproject.org/poky".parse().unwrap();
             let source = RepoSource::Git(GitSource { url, wanted: wanted.clone(), locked: None });
-            let repo = Repo { name: "poky".into(), source, layers: vec!["meta".into()], patches: Vec::new() };
+            let repo = Repo {
+                name: "poky".into(),
+                source,
+                layers: vec!["meta".into()],
+                patches: Vec::new(),
+                submodules: true,
+                lfs: true,
+            };
             assert_eq!(candidates(&[repo])[0].named, release, "{wanted:?}");
         }
     }

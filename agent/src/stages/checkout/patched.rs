@@ -10,7 +10,7 @@ use crate::config::{PatchSource, RepoSource, Settings, patch_texts};
 use agent_fs::remove::remove_tree;
 use agent_git::{Access, Git};
 use agent_process::Runner;
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, RepoReady};
 
 use super::ReadyRepo;
@@ -140,9 +140,10 @@ async fn patch(top: &Path, tree: &Path, ready: &ReadyRepo, texts: &[Text], runne
             let commit = ready.commit.as_deref().unwrap_or_default();
             let message =
                 format!("{label}: the patch `{}` does not apply to {commit}: {}", text.name, error.message);
-            return Err(
-                Error { message, ..error }.hint("rebase the patch, or pin the repository to its commit")
-            );
+            // git does not say that it is the patch; but a stop is one.
+            let class = if error.class == Class::Machine { Class::Usage } else { error.class };
+            return Err(Error { class, message, ..error }
+                .hint("rebase the patch, or pin the repository to its commit"));
         }
     }
     let parent = tree.parent().unwrap_or(top);
