@@ -51,7 +51,7 @@ pub fn parse(
         syntax,
         anchors: HashMap::new(),
         count: 0,
-        unended_line: if text.ends_with('\n') { usize::MAX } else { text.lines().count() },
+        unended: if text.ends_with('\n') { usize::MAX } else { text.chars().count() },
         notices,
     };
     match reader.document() {
@@ -70,8 +70,8 @@ struct Reader<'t, 'n> {
     /// Finished nodes with an anchor.
     anchors: HashMap<usize, Node>,
     count: usize,
-    /// The last line, if it has no line break.
-    unended_line: usize,
+    /// The end of the text in characters, if it has no line break there.
+    unended: usize,
     notices: &'n mut Vec<String>,
 }
 
@@ -151,7 +151,7 @@ impl<'t> Reader<'t, '_> {
                 let is_plain = style == ScalarStyle::Plain;
                 let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 // PyYAML keeps the line break of the last line only if the file has it.
-                if is_block && span.end.line() >= self.unended_line && text.ends_with('\n') {
+                if is_block && span.end.index() >= self.unended && text.ends_with('\n') {
                     text.to_mut().pop();
                 }
                 (anchor, self.scalar(&text, is_plain, tag.as_deref(), span)?)
