@@ -18,7 +18,7 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
     let here = current_dir()?;
     let checkout = environment.source_dir().map_or(here.as_path(), |(_, directory)| directory).to_owned();
     let user = reader(request.build_user.as_deref(), &checkout);
-    let manifest = request.manifest.as_ref().and_then(|path| Some(here.join(path).parent()?.to_owned()));
+    let manifest = request.first_file().and_then(|path| Some(here.join(path).parent()?.to_owned()));
     let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
     let own =
         [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];

@@ -62,6 +62,21 @@ pub struct Request {
     pub definition: Option<Translated>,
 }
 
+impl Request {
+    /// The files of a definition of another tool, if the request names one: `base.yml:board.yml`.
+    pub fn definition_files(&self) -> Option<Vec<&str>> {
+        let is_other = |file: &&str| [".yml", ".yaml", ".json"].iter().any(|end| file.ends_with(end));
+        let files: Vec<&str> = self.manifest.as_deref()?.split(':').collect();
+        files.iter().all(is_other).then_some(files)
+    }
+
+    /// The file of the manifest, or the first of a definition.
+    pub fn first_file(&self) -> Option<&str> {
+        let first = self.definition_files().and_then(|files| files.first().copied());
+        first.or(self.manifest.as_deref())
+    }
+}
+
 /// A job that checks these layers and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnlyLayers {

@@ -82,7 +82,7 @@ pub fn change_dir(
     if let Some((_, directory)) = env.source_dir() {
         return directory.to_owned();
     }
-    let manifest = request.manifest.as_ref().map(|path| cwd.join(path));
+    let manifest = request.first_file().map(|path| cwd.join(path));
     let of_manifest = manifest.and_then(|path| match path.is_dir() {
         true => Some(path),
         false => path.parent().map(std::path::Path::to_owned),

@@ -175,9 +175,7 @@ struct Question {
 
 /// Whether the request names a definition and not a manifest: by the names of its files.
 pub fn is_definition(request: &Request) -> bool {
-    let Some(manifest) = &request.manifest else { return false };
-    let is_other = |file: &str| [".yml", ".yaml", ".json"].iter().any(|end| file.ends_with(end));
-    manifest.split(':').all(is_other)
+    request.definition_files().is_some()
 }
 
 /// Reads the definition that the request names. `variables` is the whole environment.
