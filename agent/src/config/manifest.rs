@@ -7,6 +7,7 @@
 
 mod device_section;
 mod github;
+mod layers;
 mod schema;
 mod test_section;
 
@@ -22,6 +23,7 @@ use agent_types::stage::Stage;
 
 pub use device_section::{UnvalidatedDevice, YesOrNo};
 pub use github::{CommentWhen, GitHubReport, UnvalidatedAppId, UnvalidatedGitHub};
+pub use layers::{LayerOrderWord, UnvalidatedLayerPath};
 pub use schema::schema;
 pub(super) use schema::schema_of;
 pub use test_section::{FlakyTests, PtestWord, SshServerWord, TestRunner, UnvalidatedPtest, UnvalidatedTest};
@@ -130,30 +132,6 @@ pub struct UnvalidatedRepo {
     pub patches: Option<Vec<String>>,
 }
 
-/// A layer: its path, or a table with more.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum UnvalidatedLayerPath {
-    Path(String),
-    Table(UnvalidatedLayerTable),
-}
-
-/// A layer with its place among the others.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "LayerPath")]
-pub struct UnvalidatedLayerTable {
-    /// The layer's directory.
-    #[schemars(required)]
-    pub path: Option<String>,
-    /// Layers with a higher priority come earlier in BBLAYERS; default 0. It is not BBFILE_PRIORITY.
-    #[schemars(range(min = -99, max = 99))]
-    pub priority: Option<i64>,
-    /// Whether the layer is left out; default false.
-    pub disabled: Option<bool>,
-}
-
 /// The layers under test.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -195,17 +173,6 @@ pub struct UnvalidatedConfig {
     pub env: Option<BTreeMap<String, String>>,
     /// The order of BBLAYERS among layers of one priority: "manifest" (default) or "name".
     pub layer_order: Option<LayerOrderWord>,
-}
-
-/// The order of BBLAYERS among layers of one priority.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerOrderWord {
-    /// OE-Core, the repositories in the manifest's order, the layers under test.
-    #[default]
-    Manifest,
-    /// By the name of the repository, then by the layer's path, as kas orders them.
-    Name,
 }
 
 /// The layer checks.

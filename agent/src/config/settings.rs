@@ -5,12 +5,13 @@
 mod cache;
 mod device;
 mod directories;
+mod layers;
 mod report;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_types::events::JobIdentity;
@@ -24,6 +25,7 @@ use super::change::ChangeBase;
 pub use cache::{Cache, ShareLocation, Shared, SharedCache};
 pub use device::{DeviceRoute, DeviceTests, DeviceWait};
 pub use directories::Paths;
+pub use layers::{LayerOrder, LayerRank, Patch, PatchSource};
 pub use report::{Report, ResultPlace};
 
 pub use super::manifest::{CheckScope, CommentWhen, FlakyTests, GitHubReport, TestRunner};
@@ -124,65 +126,6 @@ pub struct RecipeCredential {
     pub host: String,
     pub user: String,
     pub password: Secret,
-}
-
-/// A patch of a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Patch {
-    /// As in the manifest.
-    pub name: String,
-    pub source: PatchSource,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PatchSource {
-    /// The texts, in order: they lie beside the manifest.
-    Texts(Vec<Vec<u8>>),
-    /// A file or directory of another repository.
-    Repo { repo: String, path: PathBuf },
-}
-
-/// The order of BBLAYERS: by descending priority, then as the manifest says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LayerOrder {
-    /// Among layers of one priority: by the name of the repository and the path of the layer.
-    pub by_name: bool,
-    /// The name of the checkout under test in that order.
-    pub checkout: String,
-    /// Other priorities than 0, by the name of the repository and the path of the layer in it.
-    pub priorities: BTreeMap<(String, PathBuf), i64>,
-    /// Likewise of the layers under test, absolute.
-    pub under_test: BTreeMap<PathBuf, i64>,
-}
-
-impl LayerOrder {
-    /// The sort key of a layer of a repository, whose path in it is `inner`.
-    pub fn of_repo(&self, repo: &str, inner: &Path) -> LayerRank {
-        let priority = self.priorities.get(&(repo.to_owned(), inner.to_owned()));
-        self.rank(priority, repo, inner)
-    }
-
-    /// The sort key of a layer under test, whose path in the checkout is `inner`.
-    pub fn of_checkout(&self, layer: &Path, inner: &Path) -> LayerRank {
-        self.rank(self.under_test.get(layer), &self.checkout, inner)
-    }
-
-    fn rank(&self, priority: Option<&i64>, repo: &str, inner: &Path) -> LayerRank {
-        // As text: kas compares no parts of paths.
-        let name = (repo.to_owned(), inner.display().to_string());
-        LayerRank(-priority.copied().unwrap_or(0), self.by_name.then_some(name))
-    }
-}
-
-/// The sort key of a layer in [`LayerOrder`].
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LayerRank(i64, Option<(String, String)>);
-
-impl LayerRank {
-    /// The layer's priority.
-    pub fn priority(&self) -> i64 {
-        -self.0
-    }
 }
 
 /// `[check]`

@@ -6,6 +6,7 @@ mod build;
 mod kas;
 mod merge;
 mod release;
+mod scalar;
 mod setup;
 mod shape;
 mod translated;
