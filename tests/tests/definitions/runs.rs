@@ -257,3 +257,30 @@ fn a_configuration_of_bitbake_setup_is_a_job() {
     let bblayers = conf(&sandbox, "bblayers.conf");
     assert!(bblayers.contains("/core/meta \\\n") && bblayers.contains("/meta-tested \\\n"), "{bblayers}");
 }
+
+/// A change cannot change the definition that judges it, neither its files nor its patches.
+#[test]
+fn the_definition_of_a_change_is_that_of_its_base() {
+    let Some(sandbox) = Sandbox::new("the_definition_of_a_change_is_that_of_its_base") else { return };
+    let text = kas_job(&sandbox);
+    let file = sandbox.layer().join("kas.yml");
+    git(&sandbox.layer(), ["checkout", "--quiet", "-b", "change"]);
+    fs::write(&file, text.replace("distro: poky", "distro: other\nmachine: other")).unwrap();
+    fs::write(sandbox.layer().join("kas.lock.yml"), "header:\n  version: 14\n  includes: [none.yml]\n")
+        .unwrap();
+    commit(&sandbox.layer(), "Another definition");
+    let file = file.display().to_string();
+    let work = sandbox.work().display().to_string();
+    let plan = |more: &[&str]| {
+        let words = [&["plan", &file, "--json", "--work-dir", &work], more].concat();
+        sandbox.command(words).output().unwrap()
+    };
+    let of_base = plan(&["--base", "main"]);
+    assert!(of_base.status.success(), "{of_base:?}");
+    let of_base: Value = serde_json::from_slice(&of_base.stdout).unwrap();
+    assert_eq!(of_base["settings"]["config"]["distro"], "poky");
+    assert_eq!(of_base["settings"]["config"]["machines"][0], "qemuarm");
+    let own = plan(&[]);
+    assert_eq!(own.status.code(), Some(2), "{own:?}");
+    assert!(String::from_utf8_lossy(&own.stderr).contains("kas.lock.yml:3:"), "{own:?}");
+}
