@@ -55,7 +55,8 @@ mod tests {
             order.by_name = true;
             order.checkout = "n".into();
         };
-        let table: [(&dyn Fn(&mut LayerOrder), [&str; 6]); 4] = [
+        type Case<'a> = (&'a dyn Fn(&mut LayerOrder), [&'a str; 6]);
+        let table: [Case; 4] = [
             (&|_| {}, ["poky/meta", "poky/meta-poky", "meta-x", "a/b", "a/a", "meta-n"]),
             (
                 &|order| order.priorities = [high("a", "a", 5), high("poky", "meta", -1)].into(),
