@@ -41,8 +41,8 @@ mod tests {
         ReadyRepo { name: name.into(), path, layers, commit: None, is_stored: true, shared_entry: None }
     }
 
-    #[test]
-    fn priority_comes_first_then_the_manifests_order_or_the_names() {
+    #[tokio::test]
+    async fn priority_comes_first_then_the_manifests_order_or_the_names() {
         let bench = Bench::new();
         let mut settings = settings(&bench, "scarthgap", Vec::new());
         settings.checkout = "/src".into();
