@@ -1,4 +1,4 @@
-//! Reads definitions of other tools (kas): fetches the repositories whose files they include, and finds the release.
+//! Reads definitions of other tools: fetches the repositories whose files they include, and finds the release.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -110,20 +110,27 @@ impl<'a> Resolver<'a> {
         let here = current_dir()?;
         let store =
             config::work_dir(self.request.work_dir.as_deref(), self.environment, &here)?.join("layers");
-        let (runner, _logs) = unrecorded_runner(Redactor::new(self.environment.secrets()), LIMIT)?;
+        let (runner, _logs) = unrecorded_runner(self.redactor(name, source), LIMIT)?;
         let trusted = config::is_trusted(self.request, self.environment);
         let access = access(self.request, self.environment).for_source(trusted);
         print::diagnostic(format_args!("reading {name}, which the definition names"));
         checkout::one(store, &runner, &access, name, source).await
     }
 
+    /// Hides also the secrets in the address.
+    fn redactor(&self, name: &str, source: &GitSource) -> Redactor {
+        let secrets = config::url_secrets(source.url.as_str(), &format!("repos.{name} url"));
+        print::hide(&secrets);
+        Redactor::new(&[self.environment.secrets(), &secrets].concat())
+    }
+
     /// Asks servers whether old references are tags.
     async fn ask(&mut self, questions: Vec<(String, GitSource, String)>) -> Result<()> {
-        let (runner, _logs) = unrecorded_runner(Redactor::new(self.environment.secrets()), LIMIT)?;
         let trusted = config::is_trusted(self.request, self.environment);
         let access = access(self.request, self.environment).for_source(trusted);
         let here = current_dir()?;
         for (key, source, text) in questions {
+            let (runner, _logs) = unrecorded_runner(self.redactor(&key, &source), LIMIT)?;
             let git = agent_git::Git::new(&runner, &access, &key, Some(&source.url), &[])?;
             let branch =
                 agent_git::resolve(&git, &key, &source.url, &Wanted::Branch(text.clone()), &here).await;
