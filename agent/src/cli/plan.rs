@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::config::{
-    self, AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest, Repo,
-    RepoSource, Request, Settings, Wanted,
+    self, AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest,
+    Repo, RepoSource, Request, Settings, Wanted,
 };
 use crate::job;
 use agent_types::error::Result;

@@ -48,7 +48,7 @@ fn export(repository: &Path, target: &Path) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, shown.stdout).unwrap();
     }
-    git(target, &["init", "--quiet"]);
+    git(target, ["init", "--quiet"]);
 }
 
 /// Files that look like definitions of kas.
@@ -130,7 +130,7 @@ fn the_definitions_of_kass_own_tests_mean_the_same() {
         }
         let dir = top.join(from.file_name().unwrap());
         std::fs::rename(&from, &dir).unwrap();
-        git(&dir, &["init", "--quiet"]);
+        git(&dir, ["init", "--quiet"]);
         let mut files = Vec::new();
         kas_files(&dir, &dir, &mut files);
         cases.extend(files.into_iter().map(|files| Case { dir: dir.clone(), files }));

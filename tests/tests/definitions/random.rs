@@ -185,7 +185,7 @@ fn random_definitions_mean_the_same() {
     for number in 0..count {
         let dir = top.join(format!("case-{number}"));
         std::fs::create_dir(&dir).unwrap();
-        git(&dir, &["init", "--quiet"]);
+        git(&dir, ["init", "--quiet"]);
         let files = write(&mut random, &dir);
         cases.push(Case { dir, files });
     }
