@@ -148,9 +148,9 @@ fn person() -> String {
 }
 
 fn labs_json(labs: &[(LabStatus, SystemTime)]) -> serde_json::Value {
-    let lab = |(lab, heard): &(LabStatus, SystemTime)| {
+    let lab = |(lab, seen): &(LabStatus, SystemTime)| {
         let mut value = json!(lab);
-        value["heard"] = json!(humantime::format_rfc3339_seconds(*heard).to_string());
+        value["seen"] = json!(humantime::format_rfc3339_seconds(*seen).to_string());
         value
     };
     labs.iter().map(lab).collect()
@@ -161,10 +161,10 @@ fn devices_text(labs: &[(LabStatus, SystemTime)]) -> String {
         return "no lab has written its status yet\n".into();
     }
     let mut text = String::new();
-    for (lab, heard) in labs {
-        let heard = humantime::format_rfc3339_seconds(*heard);
-        let end = if lab.stopped { "stopped" } else { "heard of" };
-        text += &format!("lab {} ({end} {heard})\n", lab.lab);
+    for (lab, seen) in labs {
+        let seen = humantime::format_rfc3339_seconds(*seen);
+        let end = if lab.stopped { "stopped" } else { "seen" };
+        text += &format!("lab {} ({end} {seen})\n", lab.lab);
         if let Some(problem) = &lab.problem {
             text += &format!("  problem: {}\n", problem.replace('\n', " "));
         }

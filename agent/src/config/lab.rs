@@ -186,7 +186,7 @@ fn writes(check: &mut Validator, path: &KeyPath, raw: &UnvalidatedDevice, contro
             }
         }
         Control::Qemu(_) if raw.known_good.is_some() => {
-            let mistake = Diagnostic::new("has no effect: a guest is made anew for each image");
+            let mistake = Diagnostic::new("has no effect: each image runs in a new guest");
             check.value(&path.key("known_good"), mistake.hint("remove it"));
         }
         Control::Labgrid(_) if raw.image.is_none() && raw.known_good.is_some() => {

@@ -34,10 +34,10 @@ pub fn render(labs: &[(LabStatus, SystemTime)], queue: &[QueueEntry], now: Syste
                 @if sick > 0 { ", " strong.bad { (sick) " sick" } }
                 ", " (count(queue.len() as u64, "request")) " in the queue"
             }
-            @for (lab, heard) in labs {
-                @if !lab.stopped && now.duration_since(*heard).is_ok_and(|silent| silent > SILENT) {
+            @for (lab, seen) in labs {
+                @if !lab.stopped && now.duration_since(*seen).is_ok_and(|silent| silent > SILENT) {
                     div.error.box {
-                        p { "The lab " strong { (line(&lab.lab)) } " was heard of last at " (time(*heard)) "." }
+                        p { "The lab " strong { (line(&lab.lab)) } " was last seen at " (time(*seen)) "." }
                     }
                 }
                 @if let Some(problem) = &lab.problem {

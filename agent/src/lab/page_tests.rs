@@ -103,6 +103,6 @@ fn an_empty_store_has_a_page() {
 fn a_silent_lab_is_named() {
     for (seconds, silent) in [(10, false), (3600, true)] {
         let page = render(&[lab(Vec::new(), Vec::new())], &[], at(seconds));
-        assert_eq!(page.contains("was heard of last at"), silent, "{seconds}");
+        assert_eq!(page.contains("was last seen at"), silent, "{seconds}");
     }
 }

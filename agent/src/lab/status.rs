@@ -154,7 +154,7 @@ impl QueueEntry {
     }
 }
 
-/// All labs of a store, and when each was last heard of by the store's clock.
+/// All labs of a store, and when each was last seen by the store's clock.
 ///
 /// # Errors
 /// If the store cannot be read. Files that are no lab's are skipped.

@@ -331,7 +331,7 @@ async fn give_back(board: &dyn Board, fence: &Fence, runner: &Runner) {
 /// Acquires the device, powers it off, and boots the known good image if there is one.
 async fn check_health(lab: &Lab, device: &Device, fence: &Fence, work: &Path, runner: &Runner) -> Result<()> {
     if matches!(device.control, Control::Qemu(_)) {
-        // A guest is made anew for each request.
+        // Each request has a new guest.
         return fence.check();
     }
     let board = board(lab, device, work)?;

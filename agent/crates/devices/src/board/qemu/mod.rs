@@ -1,4 +1,4 @@
-//! A guest of QEMU as a device. It is made anew for each attempt: what it writes is lost.
+//! A guest of QEMU as a device. Each attempt has a new one: what it writes is lost.
 
 mod conf;
 pub mod files;
