@@ -152,7 +152,10 @@ fn reports_each_mistake_with_its_position() {
         (&device(&format!("features = ['a b']\n{ssh}")), "features: `a b` is not a valid name"),
         (&device(&format!("features = ['a', 'a']\n{ssh}")), "features: `a` is listed twice"),
         (&device("known_good = 'key'\nlabgrid.place = 'p'"), "image: is missing: nothing is written"),
-        (&device("known_good = 'key'\nqemu = {}"), "known_good: has no effect: each image runs in a new guest"),
+        (
+            &device("known_good = 'key'\nqemu = {}"),
+            "known_good: has no effect: each image runs in a new guest",
+        ),
         (&format!("{HEAD}[devices.d]\npool = 'qemu'\nqemu = {{}}"), "pool: `qemu` is never asked for"),
         (&device("labgrid.place = '-x'"), "place: `-x` is not the name of a place"),
         (&device("labgrid = { place = 'p', coordinator = 'h' }"), "coordinator: `h` is not the address"),
