@@ -8,6 +8,7 @@ mod plan;
 mod run;
 mod stale_processes;
 mod stop_notice;
+mod test_stage;
 
 pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;

@@ -30,6 +30,7 @@ use super::credentials::{CredentialCheck, end_isolation, start_check};
 use super::flight_recorder::FlightRecorder;
 use super::machine_check::check_machine;
 use super::plan::uses_share;
+use super::test_stage;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
 
@@ -335,6 +336,7 @@ impl Job<'_> {
                 return Err(error);
             }
         }
+        let job = self.identity();
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {
@@ -374,40 +376,11 @@ impl Job<'_> {
             Stage::Report => {
                 Err(Error::internal("the report stage is the listener's: it comes after all others"))
             }
-            Stage::Test => self.test(runner).await,
+            Stage::Test => {
+                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                test_stage::run(settings, configured, outputs.affected.get(), &job, runner).await
+            }
         }
-    }
-
-    /// The tests of `[test]`, and then those on a device.
-    async fn test(&self, runner: &Runner) -> Result<Outcome> {
-        let settings = self.settings;
-        let configured = needs(&self.outputs.configured, Stage::Configure, Stage::Test)?;
-        let affected = self.outputs.affected.get();
-        let tests = match settings.test.is_wanted() {
-            true => Some(test::run(settings, configured, affected, runner).await),
-            false => None,
-        };
-        if settings.device.is_none() {
-            return tests.unwrap_or_else(|| Err(Error::internal("the test stage has nothing to test")));
-        }
-        let stop = match &tests {
-            Some(Ok(outcome)) if outcome.is_success() => None,
-            Some(Ok(outcome)) if settings.check.keep_going && !outcome.was_stopped() => None,
-            Some(Ok(outcome)) => Some(outcome.reason().unwrap_or_default().to_owned()),
-            Some(Err(error)) => Some(error.message.clone()),
-            None => None,
-        };
-        if let (Some(why), Some(tests)) = (stop, &tests) {
-            let units = device::units(settings);
-            Pending::new(units, &runner.events).not_run(&format!("not started: {why}")).await;
-            return tests.clone();
-        }
-        let identity = self.identity();
-        let device =
-            device::run(device::DeviceJob { settings, configured, job: &identity, affected, runner });
-        let both = [tests.transpose()?, Some(device.await?)];
-        let worst = Outcome::worst(both.iter().flatten()).cloned();
-        worst.ok_or_else(|| Error::internal("the test stage ran and tested nothing"))
     }
 
     async fn publish(&self) -> Result<Outcome> {
