@@ -11,6 +11,7 @@ mod completed;
 mod contents;
 mod patched;
 mod stored;
+mod tree_copy;
 mod usable;
 
 use std::collections::BTreeSet;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use crate::config::{self, GitSource, Repo, Settings, Wanted};
 use crate::stages::blocking;
@@ -13,8 +12,10 @@ use agent_fs::remove::remove_tree;
 use agent_git::{Access, Git};
 use agent_process::Runner;
 use agent_types::error::{Error, Result};
+use agent_types::words::hexadecimal;
 
 use super::stored::Stores;
+use super::tree_copy::copy_work_tree;
 
 /// How deep submodules may have submodules.
 const MAX_DEPTH: usize = 5;
@@ -211,7 +212,7 @@ impl Completion<'_> {
         blocking(&self.runner.interrupt, "a checkout was copied", move || {
             fs::create_dir_all(&home)?;
             remove_tree(&staged, &home)?;
-            all.iter().try_for_each(|part| copy(&part.tree, &copied.join(&part.path)))
+            all.iter().try_for_each(|part| copy_work_tree(&part.tree, &copied.join(&part.path)))
         })
         .await?;
         for part in &parts {
@@ -248,24 +249,7 @@ fn digest(parts: &[Part]) -> String {
     for Part { path, commit, pointers, .. } in parts {
         digest.update(format!("{}\0{commit}\0{}\0", path.display(), pointers.len()));
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Copies a work tree with its repository. Links stay links; the files can be written.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in WalkDir::new(from) {
-        let entry = entry.map_err(|error| Error::machine("cannot read a checkout").because(&error))?;
-        let target = to.join(entry.path().strip_prefix(from).unwrap_or(entry.path()));
-        let kind = entry.file_type();
-        if kind.is_dir() {
-            fs::create_dir_all(&target)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
+    hexadecimal(&digest.finalize())
 }
 
 /// Removes older work trees of this repository.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use crate::config::{PatchSource, RepoSource, Settings, patch_texts};
 use agent_fs::remove::remove_tree;
@@ -12,8 +11,10 @@ use agent_git::{Access, Git};
 use agent_process::Runner;
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, RepoReady};
+use agent_types::words::hexadecimal;
 
 use super::ReadyRepo;
+use super::tree_copy::copy_work_tree;
 use crate::stages::blocking;
 
 /// The text of a patch, and its name in the manifest.
@@ -106,7 +107,7 @@ fn digest(ready: &ReadyRepo, texts: &[Text]) -> String {
         digest.update((text.bytes.len() as u64).to_be_bytes());
         digest.update(&text.bytes);
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&digest.finalize())
 }
 
 /// Makes the patched work tree.
@@ -117,7 +118,7 @@ async fn patch(top: &Path, tree: &Path, ready: &ReadyRepo, texts: &[Text], runne
     blocking(&runner.interrupt, "a checkout was copied", move || {
         fs::create_dir_all(&home)?;
         remove_tree(&home.join("part"), &home)?;
-        copy(&from, &copied)
+        copy_work_tree(&from, &copied)
     })
     .await?;
     let label = format!("repos.{}", ready.name);
@@ -149,23 +150,6 @@ async fn patch(top: &Path, tree: &Path, ready: &ReadyRepo, texts: &[Text], runne
     let parent = tree.parent().unwrap_or(top);
     fs::create_dir_all(parent)?;
     Ok(fs::rename(&new, tree)?)
-}
-
-/// Copies a work tree with its repository. Links stay links; the files can be written.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in WalkDir::new(from) {
-        let entry = entry.map_err(|error| Error::machine("cannot read a checkout").because(&error))?;
-        let target = to.join(entry.path().strip_prefix(from).unwrap_or(entry.path()));
-        let kind = entry.file_type();
-        if kind.is_dir() {
-            fs::create_dir_all(&target)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes the work trees that this job does not use.
