@@ -61,15 +61,7 @@ fn devices_table(devices: &[(&LabStatus, &DeviceStatus)]) -> Markup {
     if devices.is_empty() {
         return html! { p.note { "No lab has written its status yet." } };
     }
-    html! {
-        div.scroll tabindex="0" role="group" aria-label="Devices" {
-            table {
-                thead { tr {
-                    @for name in ["Device", "State", "What", "Since", "Pool", "Features", "Lab"] {
-                        th scope="col" { (name) }
-                    }
-                } }
-                tbody {
+    let rows = html! {
                     @for (lab, device) in devices {
                         tr {
                             td { strong { (line(&device.name)) } }
@@ -89,25 +81,15 @@ fn devices_table(devices: &[(&LabStatus, &DeviceStatus)]) -> Markup {
                             td { (line(&lab.lab)) span.note { " (" (line(&device.control)) ")" } }
                         }
                     }
-                }
-            }
-        }
-    }
+    };
+    table("Devices", &["Device", "State", "What", "Since", "Pool", "Features", "Lab"], &rows)
 }
 
 fn queue_table(queue: &[QueueEntry]) -> Markup {
     if queue.is_empty() {
         return html! { p.note { "The queue is empty." } };
     }
-    html! {
-        div.scroll tabindex="0" role="group" aria-label="Requests without a verdict" {
-            table {
-                thead { tr {
-                    @for name in ["Request", "State", "Image", "Pool", "Priority", "Submitted", "Job"] {
-                        th scope="col" { (name) }
-                    }
-                } }
-                tbody {
+    let rows = html! {
                     @for entry in queue {
                         tr {
                             td { code { (line(&entry.id)) } }
@@ -131,25 +113,19 @@ fn queue_table(queue: &[QueueEntry]) -> Markup {
                             }
                         }
                     }
-                }
-            }
-        }
-    }
+    };
+    table(
+        "Requests without a verdict",
+        &["Request", "State", "Image", "Pool", "Priority", "Submitted", "Job"],
+        &rows,
+    )
 }
 
 fn history_table(history: &[(&LabStatus, &HistoryEntry)]) -> Markup {
     if history.is_empty() {
         return html! { p.note { "Nothing has ended yet." } };
     }
-    html! {
-        div.scroll tabindex="0" role="group" aria-label="Attempts that ended" {
-            table {
-                thead { tr {
-                    @for name in ["Outcome", "Image", "Device", "Ended", "Job", "Report"] {
-                        th scope="col" { (name) }
-                    }
-                } }
-                tbody {
+    let rows = html! {
                     @for (lab, entry) in history.iter().take(MOST_HISTORY) {
                         tr {
                             td {
@@ -169,7 +145,17 @@ fn history_table(history: &[(&LabStatus, &HistoryEntry)]) -> Markup {
                             }
                         }
                     }
-                }
+    };
+    table("Attempts that ended", &["Outcome", "Image", "Device", "Ended", "Job", "Report"], &rows)
+}
+
+/// A table that can be scrolled with the keyboard.
+fn table(label: &str, columns: &[&str], rows: &Markup) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="group" aria-label=(label) {
+            table {
+                thead { tr { @for name in columns { th scope="col" { (name) } } } }
+                tbody { (rows) }
             }
         }
     }
