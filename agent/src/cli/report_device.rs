@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use agent_devices::queue::Queue;
 use agent_devices::request::{DeviceRequest, Verdict, layout};
 use agent_types::error::{Error, Result};
+use agent_types::words::hexadecimal;
 
 use crate::report::github::{Place, device_without_result, unreadable_result};
 use crate::report::{self, Summary};
@@ -78,7 +79,7 @@ impl DeviceRun {
 }
 
 fn believable(bytes: &[u8], verdict: &Verdict) -> Result<Summary, String> {
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hexadecimal(&Sha256::digest(bytes));
     if verdict.result_sha256.as_ref() != Some(&digest) {
         return Err("the result is not the one of the verdict".to_owned());
     }

@@ -11,6 +11,7 @@ use url::Url;
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
+use agent_types::words::hexadecimal;
 
 /// Maximum size in bytes. A manifest is a page of text.
 const LIMIT: usize = untrusted::PAGE as usize;
@@ -50,7 +51,7 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
         download(address).await?
     };
     let shown = shown(address);
-    let sha256 = hex(&Sha256::digest(&bytes));
+    let sha256 = hexadecimal(&Sha256::digest(&bytes));
     if let Some(wanted) = &wanted
         && *wanted != sha256
     {
@@ -161,10 +162,6 @@ fn digest(text: &str) -> Result<String> {
     } else {
         Err(Error::usage(format!("--manifest-sha256 `{text}` is not a SHA-256: 64 hexadecimal digits")))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

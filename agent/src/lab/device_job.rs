@@ -23,6 +23,7 @@ use agent_types::job_id::JobId;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::secret::Secret;
 use agent_types::stage::Stage;
+use agent_types::words::hexadecimal;
 
 use crate::report::{self, Recorded, Recording, Reports, ThreadedSink};
 
@@ -116,7 +117,7 @@ impl DeviceJob<'_> {
         let result = out.join("result.json");
         let content =
             agent_process::blocking(move || agent_fs::read::whole(&result, LARGEST_REPORT)).await.ok();
-        let result_sha256 = content.map(|content| hex(&Sha256::digest(content)));
+        let result_sha256 = content.map(|content| hexadecimal(&Sha256::digest(content)));
         Ok(JobEnd { end, outcome: summary.outcome, exit, result_sha256 })
     }
 
@@ -258,8 +259,4 @@ fn redactor(request: &DeviceRequest) -> Redactor {
     let token = request.task_token.clone();
     let secret = token.map(|value| Secret { origin: "the task token".into(), value });
     Redactor::new(secret.as_slice())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -12,6 +12,7 @@ use agent_types::base_result::{KnownArtifact, KnownFinding, KnownTest, OutcomeWo
 use agent_types::events::{Finding, Unit};
 use agent_types::stage::Stage;
 use agent_types::truncate;
+use agent_types::words::hexadecimal;
 
 use super::summary::{Summary, UnitResult};
 use super::totals::{AGENT, Status, Test, suites};
@@ -112,10 +113,6 @@ fn signature(summary: &Summary) -> Option<String> {
         digest.update(part);
     }
     Some(hexadecimal(&digest.finalize()[..16]))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A finding without its line, and without what changes although the finding does not.

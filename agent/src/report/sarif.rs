@@ -17,6 +17,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Finding, Level};
 use agent_types::sanitize::clean;
 use agent_types::truncate;
+use agent_types::words::hexadecimal;
 
 use super::known;
 use super::output_file::replace;
@@ -219,7 +220,7 @@ fn fingerprint(finding: &Finding, numbers: &mut HashMap<String, u64>) -> String 
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
-    let hash: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hexadecimal(&digest.finalize()[..8]);
     let number = numbers.entry(hash.clone()).or_default();
     *number += 1;
     format!("{hash}:{number}")

@@ -181,7 +181,7 @@ fn differences(case: &Case, view: &Value, plan: &Value) -> Vec<String> {
     found
 }
 
-/// What a definition wants of each repository besides the checkout.
+/// Which commit of each repository a definition names, except of the checkout.
 type Wanted = BTreeMap<String, BTreeMap<&'static str, Value>>;
 
 fn repos_of_kas(case: &Case, view: &Value) -> Value {

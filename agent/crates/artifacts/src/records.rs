@@ -139,7 +139,7 @@ impl RecordStore {
     }
 
     /// Writes a new file; one that is there stays. If an answer gets lost, the file's content tells whether it was
-    /// created: so a content that must be told from others needs a random part.
+    /// created: so content that must differ from that of others needs a random part.
     ///
     /// # Errors
     /// If it cannot be written. The file may appear nevertheless, even later.

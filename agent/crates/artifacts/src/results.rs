@@ -12,6 +12,7 @@ use crate::store::{join, segment};
 use agent_types::artifact::Destination;
 use agent_types::error::Result;
 use agent_types::events::JobIdentity;
+use agent_types::words::hexadecimal;
 
 /// The part of the store for this layout.
 const TOP: &str = "results/v1";
@@ -33,8 +34,7 @@ pub async fn open(root: &Destination, is_share: bool, kms_key_id: Option<&str>) 
 pub fn of_job(job: &JobIdentity) -> String {
     let machines = match job.machines.join("+") {
         long if long.len() > LONGEST => {
-            let digest: String =
-                Sha256::digest(&long).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let digest = hexadecimal(&Sha256::digest(&long)[..8]);
             format!("{}-machines-{digest}", job.machines.len())
         }
         machines => machines,

@@ -127,7 +127,7 @@ impl BoardRun<'_> {
 
     async fn warn_about_the_image(&self) {
         let message = format!(
-            "the lab writes no image to {}: what runs on it is tested, whatever was built",
+            "the lab writes no image to {}: what runs on it is tested, and not the image that was built",
             self.attempt.device.name
         );
         let hint = "let lab.toml say how the image is written: `image` of the device";
@@ -172,7 +172,7 @@ impl BoardRun<'_> {
             }
             Err(NoImage::Host(error)) => return self.fault(&error),
         };
-        // A console of its own: what it says must not be taken for the tested image.
+        // Another console: its output must not be mistaken for that of the tested image.
         let console =
             Console::create(&runner.logs, "console-known-good", lab.limits.console, &runner.redactor);
         let console = match console {

@@ -321,7 +321,7 @@ impl Attributes {
         let number = |key: &str| match self.text(key) {
             None => Ok(None),
             Some(text) => {
-                text.parse().map(Some).map_err(|_| format!("`{key}` is `{text}`, which is no number"))
+                text.parse().map(Some).map_err(|_| format!("`{key}` is `{text}`, which is not a number"))
             }
         };
         Ok(Counts { tests: number("tests")?, failures: number("failures")?, errors: number("errors")? })
@@ -330,7 +330,7 @@ impl Attributes {
     fn seconds(&self, key: &str) -> Result<Option<f64>, String> {
         let Some(text) = self.text(key) else { return Ok(None) };
         let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
-        seconds.map(Some).ok_or_else(|| format!("`{key}` is `{text}`, which is no number of seconds"))
+        seconds.map(Some).ok_or_else(|| format!("`{key}` is `{text}`, which is not a number of seconds"))
     }
 }
 

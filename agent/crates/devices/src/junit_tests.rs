@@ -41,8 +41,8 @@ fn what_is_no_report_says_why() {
         ("<testsuites", "not XML"),
         (cut, "it ends inside of"),
         ("<testsuites><testsuite name='a'></testsuites>", "not XML"),
-        ("<testsuites tests='many'/>", "which is no number"),
-        ("<testsuites tests='-1'/>", "which is no number"),
+        ("<testsuites tests='many'/>", "which is not a number"),
+        ("<testsuites tests='-1'/>", "which is not a number"),
         (
             "<testsuites><testsuite name='a'><testcase name='x' time='NaN'/></testsuite></testsuites>",
             "seconds",

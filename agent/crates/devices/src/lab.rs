@@ -100,7 +100,7 @@ pub enum WriteImage {
     Command(Vec<String>),
 }
 
-/// A LAVA server. It leases, flashes, boots and tests by itself.
+/// A LAVA server. It leases, flashes, boots and tests devices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lava {
     /// The server, e.g. `https://lava.example.org`.

@@ -1,7 +1,7 @@
 //! Devices under test: requests for them, leases, the providers that control them, and what runs on them.
 //!
 //! ```text
-//! request    what a job wants to have tested, and what became of it (a file each, in the store)
+//! request    what a job wants to have tested, and the verdict on it (a file each, in the store)
 //! queue      the requests of a store: submit, cancel, claim, decide
 //! lease      which lab has a device
 //! record     the small JSON files of the store

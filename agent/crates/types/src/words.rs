@@ -1,4 +1,4 @@
-//! How sizes and numbers are written for people.
+//! How sizes, numbers and digests are written.
 
 /// `512 bytes`, `3.4 GiB`.
 pub fn bytes(bytes: u64) -> String {
@@ -23,9 +23,19 @@ pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Two lower-case digits for each byte.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_byte_has_two_digits() {
+        assert_eq!(hexadecimal(&[0, 10, 255]), "000aff");
+    }
 
     #[test]
     fn sizes_read_well() {

@@ -129,7 +129,7 @@ pub struct UnvalidatedLabgrid {
     pub ssh_key: Option<String>,
 }
 
-/// A server of LAVA. It leases, flashes, boots and tests by itself.
+/// A server of LAVA. It leases, flashes, boots and tests devices.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Lava")]

@@ -82,7 +82,7 @@ struct Selection {
 fn select(tree: &Tree, deploy: &Path, globs: &GlobSet) -> Result<Selection> {
     let mut found = Selection { chosen: BTreeMap::new(), others: Vec::new() };
     for (name, kind) in tree.list(deploy).map_err(unreadable)? {
-        // A name that is no text cannot be in a request.
+        // A name that is not text cannot be in a request.
         let Ok(name) = name.into_string() else { continue };
         let path = deploy.join(&name);
         let target = match kind {

@@ -17,6 +17,7 @@ use agent_process::Runner;
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
 use agent_types::outcome::Outcome;
+use agent_types::words::hexadecimal;
 
 use super::super::blocking;
 use super::super::configure::BuildEnvironment;
@@ -129,5 +130,5 @@ fn copy_open(mut from: File, to: &PathBuf) -> Result<(u64, String)> {
         to.write_all(&piece[..read])?;
         bytes += read as u64;
     }
-    Ok((bytes, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok((bytes, hexadecimal(&digest.finalize())))
 }

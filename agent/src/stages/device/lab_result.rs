@@ -8,6 +8,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, EventKind, Finding, Level, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
+use agent_types::words::hexadecimal;
 
 /// Maximum bytes of a result.
 pub const LIMIT: u64 = 64 << 20;
@@ -61,7 +62,7 @@ impl LabResult {
             Error::upstream(format!("the result of the device run cannot be used: {what}"))
                 .hint("the lab that wrote it has a log; start the job again for a new request")
         };
-        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hexadecimal(&Sha256::digest(bytes));
         if verdict.result_sha256.as_ref() != Some(&digest) {
             return Err(wrong("it is not the one of the verdict"));
         }

@@ -20,6 +20,7 @@ use crate::store::Source;
 use agent_fs::dir::{Access, DirHandle, FileMeta, Kind, Links, errno};
 use agent_objects::Created;
 use agent_types::error::{Error, Result};
+use agent_types::words::hexadecimal;
 
 const DIRECTORY: Mode = Mode::from_bits_truncate(0o755);
 const FILE: Mode = Mode::from_bits_truncate(0o644);
@@ -272,7 +273,7 @@ impl<R: Read> Hashed<R> {
     }
 
     fn done(self) -> FileDigest {
-        FileDigest { bytes: self.bytes, sha256: hex(self.hasher) }
+        FileDigest { bytes: self.bytes, sha256: hexadecimal(&self.hasher.finalize()) }
     }
 }
 
@@ -283,10 +284,6 @@ impl<R: Read> Read for Hashed<R> {
         self.bytes += read as u64;
         Ok(read)
     }
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A file that is stored. It stays open, so that its name cannot lead to another one meanwhile.

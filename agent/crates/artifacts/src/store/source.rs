@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::collect::Problem;
 use agent_fs::dir::FileMeta;
 use agent_objects::parts::Pieces;
+use agent_types::words::hexadecimal;
 
 /// An open file of the published tree.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Source {
             bytes: self.read,
             // `st_blocks` counts units of 512 bytes, see stat(2).
             allocated: u64::try_from(after.st_blocks).unwrap_or_default() * 512,
-            sha256: hex(&self.hasher.finalize()),
+            sha256: hexadecimal(&self.hasher.finalize()),
         })
     }
 
@@ -116,10 +117,6 @@ pub async fn run_blocking<T: Send + 'static, E: From<Problem> + Send + 'static>(
         Ok(done) => done,
         Err(error) => Err(Problem::new(path, error).into()),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

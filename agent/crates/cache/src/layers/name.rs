@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use agent_git::display_url;
+use agent_types::words::hexadecimal;
 
 /// A repository's name in a store: only letters, digits, `.`, `_` and `-`.
 ///
@@ -26,11 +27,7 @@ impl RepoName {
         let shown = display_url(url);
         let address = shown.trim_end_matches('/');
         let address = address.strip_suffix(".git").unwrap_or(address).trim_end_matches('/');
-        let digest: String = Sha256::digest(address.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .take(DIGEST / 2)
-            .collect();
+        let digest = hexadecimal(&Sha256::digest(address.as_bytes())[..DIGEST / 2]);
         let place = address.split_once("://").map_or(address, |(_, place)| place);
         // The user of an SSH URL is part of the digest, but not of the readable part.
         let place = match place.split_once('/') {

@@ -12,6 +12,7 @@ use sha1::{Digest, Sha1};
 use agent_fs::pool::{self, Ended, Output};
 
 use super::damage::Damage;
+use agent_types::words::hexadecimal;
 
 /// The content of a work tree, without `.git` at its top.
 #[derive(Clone, Debug, Default)]
@@ -150,10 +151,6 @@ pub fn object_id(kind: &str, bytes: &[u8]) -> String {
     digest.update(format!("{kind} {}\0", bytes.len()));
     digest.update(bytes);
     hexadecimal(&digest.finalize())
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 type Found<'a, 'b> = &'a mut Output<'b, Job, Result<(PathBuf, Node), Damage>>;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use agent_types::words::hexadecimal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +29,7 @@ impl Digest {
 
 impl From<&[u8]> for Digest {
     fn from(hash: &[u8]) -> Digest {
-        Digest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        Digest(hexadecimal(hash))
     }
 }
 

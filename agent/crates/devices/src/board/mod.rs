@@ -93,7 +93,7 @@ pub trait Board: Send + Sync {
     /// When that is not known.
     fn address(&self) -> Result<SshAddress>;
 
-    /// The boot that must not be taken for the new one: a device that restarts itself answers for a while before.
+    /// The boot that must not be mistaken for the new one: a device that restarts itself answers for a while before.
     fn old_boot(&self) -> Option<String> {
         None
     }

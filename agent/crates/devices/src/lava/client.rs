@@ -317,7 +317,7 @@ fn parsed<T: DeserializeOwned>(answer: &str) -> Result<T> {
 /// An id, which servers write as a number or as text.
 fn id_of(value: &serde_json::Value) -> Result<u64> {
     let id = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-    id.ok_or_else(|| Error::upstream(format!("LAVA names the job `{value}`, which is no number")))
+    id.ok_or_else(|| Error::upstream(format!("LAVA names the job `{value}`, which is not a number")))
 }
 
 /// `error_type: Infrastructure` in a text of YAML, or the same field of an object.

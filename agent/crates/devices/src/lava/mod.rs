@@ -1,4 +1,4 @@
-//! Devices of a LAVA server. LAVA leases, flashes, boots and tests by itself: here a job is submitted, watched, cancelled if
+//! Devices of a LAVA server. LAVA leases, flashes, boots and tests devices: here a job is submitted, watched, cancelled if
 //! the attempt has to stop, and judged.
 //!
 //! The job's template belongs to the lab. It has a test definition for each test that a request can name: `runtime`,

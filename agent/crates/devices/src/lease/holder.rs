@@ -69,7 +69,7 @@ impl Lease {
         &self.fence
     }
 
-    /// Ends the lease, after the last command has ended. If the store does not answer, the lease ends by itself.
+    /// Ends the lease, after the last command has ended. If the store does not answer, the lease ends because it is not renewed.
     pub async fn release(self) {
         self.renewer.abort();
         let name = self.fence.name().clone();

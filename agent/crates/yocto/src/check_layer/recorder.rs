@@ -18,6 +18,7 @@ use agent_fs::untrusted;
 use agent_process::{Command, ExitReason};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::Outcome;
+use agent_types::words::hexadecimal;
 
 use super::output::{CaseVerdict, Parsed};
 use super::verdict::Verdict;
@@ -118,7 +119,7 @@ impl Recorder {
 fn nonce() -> io::Result<String> {
     let mut bytes = [0; 16];
     fs_err::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&bytes))
 }
 
 fn is_python(script: &Path) -> bool {

@@ -374,6 +374,9 @@ mod tests {
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         let shown = words.join(" ");
         assert!(shown.contains("restrict=on") && !shown.contains("kvm"), "{shown}");
-        assert!(!shown.contains("-append") && !shown.contains("-kernel"), "a disk boots by itself: {shown}");
+        assert!(
+            !shown.contains("-append") && !shown.contains("-kernel"),
+            "a disk boots without the agent's kernel options: {shown}"
+        );
     }
 }

@@ -187,7 +187,7 @@ fn lend_key(key: &Path, place: &Path, user: Option<&User>) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Device Tester wants an address, not a name.
+/// Device Tester needs an address, not a name.
 async fn ip_of(host: &str, port: u16) -> Result<IpAddr> {
     let failed = |error: &std::io::Error| {
         Error::upstream(format!("cannot find the device under test, `{host}`")).because(error)
