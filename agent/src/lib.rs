@@ -1,7 +1,7 @@
 //! `build-agent`: from a job manifest to a verdict on a Yocto layer that can be trusted.
 //!
-//! This crate is the program: `cli → job → stages → config`, with `report`, `lab` and `doctor` at `cli`'s side. What it
-//! is made of are libraries below `agent/crates/`, each with one story. Data flows one way, and the
+//! This crate is the program: `cli → job → stages → config`, with `report`, `batch`, `lab` and `doctor` at `cli`'s
+//! side. What it is made of are libraries below `agent/crates/`, each with one story. Data flows one way, and the
 //! compiler sees to it, because crates cannot use each other in a circle:
 //!
 //! ```text
@@ -31,6 +31,7 @@
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod doctor;

@@ -40,7 +40,9 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
-pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
+pub use console::{
+    Json, Plain, Style, Terminal, ThreadedSink, final_summary, shell_word, with_output_timeout,
+};
 pub use cost::Cost;
 pub use critical_path::critical_path;
 pub use durations::Durations;
@@ -55,7 +57,9 @@ pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
 pub use reports::{Report, Reports};
 pub use reproduce::{Checkout, ReproducePlan};
-pub use result::{parse as parse_result, read as read_result, write as write_result};
+pub use result::{
+    parse as parse_result, read as read_result, render as render_result, write as write_result,
+};
 pub use sink::Sink;
 pub use stored_report::StoredReport;
 pub use summary::{

@@ -57,6 +57,11 @@ pub fn directory(job: &JobIdentity) -> String {
     format!("{}/{}/{}", of_job(job), segment(&commit), segment(&job.build))
 }
 
+/// A text as one part of a path.
+pub fn part(text: &str) -> String {
+    segment(text)
+}
+
 /// A path below another one; either may be empty.
 pub fn joined(one: &str, other: &str) -> String {
     join(one, other)

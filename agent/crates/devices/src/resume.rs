@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use agent_artifacts::aws::signed::call_json;
+use agent_artifacts::aws::signed::{JsonVersion, call_json};
 use agent_types::error::Result;
 
 use crate::request::{DeviceRequest, Verdict};
@@ -68,7 +68,8 @@ fn shortened(text: &str) -> String {
 }
 
 async fn send(operation: &str, body: Value) -> Result<Resumed> {
-    let answer = call_json("sfn", "states", &format!("AWSStepFunctions.{operation}"), &body).await?;
+    let target = format!("AWSStepFunctions.{operation}");
+    let answer = call_json("sfn", "states", JsonVersion::V1_0, &target, &body).await?;
     if !answer.is_success() && OVER.contains(&answer.code().as_str()) {
         return Ok(Resumed::Over);
     }

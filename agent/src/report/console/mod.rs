@@ -17,8 +17,8 @@ mod threaded_sink;
 mod tty;
 
 pub(super) use failures::{Failure, failures};
-pub use final_summary::final_summary;
-pub(super) use final_summary::{bare_verdict, job_name, plain_verdict, shell_word};
+pub(super) use final_summary::{bare_verdict, job_name, plain_verdict};
+pub use final_summary::{final_summary, shell_word};
 pub use format::Style;
 pub(super) use format::{duration, finding_line, level_word, short_commit};
 pub use json::Json;

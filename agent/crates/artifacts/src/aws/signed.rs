@@ -65,6 +65,13 @@ impl Answer {
         code.map_or_else(|| format!("HTTP status {}", self.status), str::to_owned)
     }
 
+    /// What AWS says about a refusal, in words.
+    pub fn message(&self) -> Option<String> {
+        let json: serde_json::Value = serde_json::from_str(&self.body).ok()?;
+        let message = json.get("message").or_else(|| json.get("Message"))?;
+        message.as_str().map(str::to_owned)
+    }
+
     /// The body of a success.
     ///
     /// # Errors
@@ -129,6 +136,13 @@ async fn sdk_keys(caller: Caller<'_>) -> Result<Keys> {
     }
 }
 
+/// The version of the JSON protocol that a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonVersion {
+    V1_0,
+    V1_1,
+}
+
 /// Calls an operation of a service with the JSON protocol, e.g. `AWSStepFunctions.SendTaskSuccess`. `endpoint_id`: the
 /// service's id for endpoints (`AWS_ENDPOINT_URL_SFN` has `sfn`); `service`: its name in host names and signatures.
 ///
@@ -138,6 +152,7 @@ async fn sdk_keys(caller: Caller<'_>) -> Result<Keys> {
 pub async fn call_json(
     endpoint_id: &str,
     service: &str,
+    version: JsonVersion,
     operation: &str,
     body: &serde_json::Value,
 ) -> Result<Answer> {
@@ -157,13 +172,17 @@ pub async fn call_json(
         }
     };
     let body = body.to_string();
+    let content_type = match version {
+        JsonVersion::V1_0 => "application/x-amz-json-1.0",
+        JsonVersion::V1_1 => "application/x-amz-json-1.1",
+    };
     let request = SignedRequest {
         service,
         region: Some(region.as_deref().unwrap_or("us-east-1")), // any will do for an endpoint of one's own
         caller: Caller::Agent,
         method: Method::POST,
         url: &url,
-        headers: &[("content-type", "application/x-amz-json-1.0"), ("x-amz-target", operation)],
+        headers: &[("content-type", content_type), ("x-amz-target", operation)],
         body: &body,
     };
     send(&request).await

@@ -1,0 +1,187 @@
+//! Watches a batch until it ends: a line for each build whose state changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use agent_process::Interrupt;
+use agent_types::error::{Class, Error, Result};
+
+use super::codebuild::{self, Batch, BuildStatus, CellBuild};
+
+/// How long CodeBuild may give no answer. The batch does not need this program.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// How long a stopped batch may take to end.
+const STOPPING: Duration = Duration::from_secs(5 * 60);
+
+/// Maximum messages of a batch that are shown.
+const MOST_MESSAGES: usize = 20;
+
+/// What is watched, and how.
+pub struct Follow<'a> {
+    pub batch: &'a str,
+    /// The builds in the order in which they are shown.
+    pub nodes: &'a [String],
+    /// The time between two questions.
+    pub pause: Duration,
+    pub interrupt: &'a Interrupt,
+    /// Shows a line.
+    pub print: &'a (dyn Fn(&str) + Sync),
+}
+
+/// The end of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub batch: Batch,
+    /// Whether a signal to this program stopped it.
+    pub cancelled: bool,
+}
+
+/// Waits until the batch ends. A signal stops it, and with it all its builds.
+///
+/// # Errors
+/// Upstream, if CodeBuild gives no answer for half an hour; usage, if it refuses to give one; cancelled, by a second signal.
+pub async fn follow(follow: &Follow<'_>) -> Result<Ended> {
+    let mut shown = Shown::default();
+    let mut answered = Instant::now();
+    let mut stopped: Option<Instant> = None;
+    let mut is_silent = false;
+    loop {
+        match codebuild::batch(follow.batch).await {
+            Ok(batch) => {
+                (answered, is_silent) = (Instant::now(), false);
+                shown.changes(&batch, follow.nodes).iter().for_each(|line| (follow.print)(line));
+                let waited = stopped.is_some_and(|since| since.elapsed() > STOPPING);
+                if batch.status.has_ended() || waited {
+                    return Ok(Ended { batch, cancelled: stopped.is_some() });
+                }
+            }
+            Err(error) if error.class != Class::Upstream || answered.elapsed() > PATIENCE => {
+                return Err(error.hint("the batch goes on; `build-agent merge --batch ID` reports it later"));
+            }
+            Err(error) => {
+                if !is_silent {
+                    (follow.print)(&format!("{}; retrying", error.message));
+                }
+                is_silent = true;
+            }
+        }
+        if stopped.is_none() {
+            tokio::select! {
+                () = tokio::time::sleep(follow.pause) => continue,
+                () = follow.interrupt.cancelled() => {}
+            }
+            (follow.print)("cancelled by a signal: stopping the batch");
+            stopped = Some(Instant::now());
+            codebuild::stop(follow.batch).await?;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(follow.pause) => {}
+                () = follow.interrupt.force_kill() => {
+                    return Err(Error::new(Class::Cancelled, "cancelled by a second signal; the batch is being stopped"));
+                }
+            }
+        }
+    }
+}
+
+/// What was shown of a batch.
+#[derive(Debug, Default)]
+struct Shown {
+    builds: BTreeMap<String, CellBuild>,
+    messages: usize,
+}
+
+impl Shown {
+    /// The lines for what changed since the last time.
+    fn changes(&mut self, batch: &Batch, nodes: &[String]) -> Vec<String> {
+        let width = nodes.iter().map(String::len).max().unwrap_or(0);
+        let mut lines = Vec::new();
+        for node in nodes {
+            let Some(build) = batch.builds.get(node) else { continue };
+            if self.builds.get(node) == Some(build) {
+                continue;
+            }
+            let is_retry =
+                self.builds.get(node).is_some_and(|known| known.id.is_some() && known.id != build.id);
+            self.builds.insert(node.clone(), build.clone());
+            if build.status == BuildStatus::Waiting {
+                continue;
+            }
+            let retry = if is_retry { " (retried)" } else { "" };
+            let page = build.page().map(|page| format!("  {page}")).unwrap_or_default();
+            lines.push(format!("{node:<width$}  {}{retry}{page}", word(build.status)));
+        }
+        let known = self.messages.min(batch.messages.len());
+        let more = batch.messages.iter().skip(known).take(MOST_MESSAGES.saturating_sub(known));
+        lines.extend(more.map(|message| format!("CodeBuild: {message}")));
+        self.messages = batch.messages.len();
+        lines
+    }
+}
+
+fn word(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::Waiting => "waiting",
+        BuildStatus::InProgress => "running",
+        BuildStatus::Succeeded => "succeeded",
+        BuildStatus::Failed => "failed",
+        BuildStatus::Fault => "lost (FAULT)",
+        BuildStatus::TimedOut => "timed out",
+        BuildStatus::Stopped => "stopped",
+        BuildStatus::Unknown => "in an unknown state",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_is_one_line() {
+        let nodes = ["warm", "scarthgap_a"].map(str::to_owned);
+        let build = |status, id: &str| CellBuild {
+            status,
+            id: Some(id.into()),
+            arn: Some(format!("arn:aws:codebuild:eu-west-1:1:build/p:{id}")),
+        };
+        let batch = |builds: &[(&str, CellBuild)], messages: &[&str]| Batch {
+            id: "p:1".into(),
+            status: BuildStatus::InProgress,
+            builds: builds.iter().map(|(id, build)| ((*id).to_owned(), build.clone())).collect(),
+            messages: messages.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let mut shown = Shown::default();
+        let running = build(BuildStatus::InProgress, "u1");
+        let waiting = CellBuild { status: BuildStatus::Waiting, id: None, arn: None };
+        let first = batch(&[("warm", running.clone()), ("scarthgap_a", waiting), ("stranger", running)], &[]);
+        let page = "https://console.aws.amazon.com/codesuite/codebuild/1/projects/p/build/p:";
+        assert_eq!(
+            shown.changes(&first, &nodes),
+            [format!("warm         running  {page}u1/?region=eu-west-1")]
+        );
+        assert!(shown.changes(&first, &nodes).is_empty());
+        let second = batch(
+            &[
+                ("warm", build(BuildStatus::Succeeded, "u1")),
+                ("scarthgap_a", build(BuildStatus::Fault, "u2")),
+            ],
+            &["a machine was lost"],
+        );
+        assert_eq!(
+            shown.changes(&second, &nodes),
+            [
+                format!("warm         succeeded  {page}u1/?region=eu-west-1"),
+                format!("scarthgap_a  lost (FAULT)  {page}u2/?region=eu-west-1"),
+                "CodeBuild: a machine was lost".to_owned(),
+            ]
+        );
+        let third = batch(&[("scarthgap_a", build(BuildStatus::InProgress, "u3"))], &["a machine was lost"]);
+        assert_eq!(
+            shown.changes(&third, &nodes),
+            [format!("scarthgap_a  running (retried)  {page}u3/?region=eu-west-1")]
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! The verdict of a batch, from the results of its cells: pure.
+//!
+//! A cell passes only by a result of its latest attempt that is complete, agrees with itself, and is about this cell and this
+//! commit. Everything else is red: no result, a damaged one, or one that CodeBuild contradicts.
+
+use std::collections::BTreeMap;
+
+use agent_types::error::Error;
+use agent_types::events::JobIdentity;
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::sanitize::sanitize_line;
+
+use crate::report::{self, StageError, Summary};
+
+use super::codebuild::{BuildStatus, CellBuild};
+use super::graph::Cell;
+use super::records::{Attempts, Found};
+
+/// The results of all cells, in the order of the cells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Merged {
+    pub jobs: Vec<Summary>,
+    pub warnings: Vec<String>,
+}
+
+/// Merges what the store has of the cells. `said`: what CodeBuild says of the build of each cell, if it was asked.
+pub fn merge(
+    cells: &[Cell],
+    commit: &str,
+    found: &Found,
+    said: Option<&BTreeMap<String, CellBuild>>,
+) -> Merged {
+    let mut merged = Merged::default();
+    for cell in cells {
+        let attempts = found.cells.get(&cell.id);
+        if let Some(attempts) = attempts.filter(|attempts| attempts.number > 1) {
+            merged.warnings.push(format!("{} ran {} times; the last time counts", cell.id, attempts.number));
+        }
+        let build = said.map(|said| said.get(&cell.id));
+        let job = believable(cell, commit, attempts, build).unwrap_or_else(|why| {
+            merged.warnings.push(format!("{}: {why}", cell.id));
+            lost(cell, commit, &why)
+        });
+        merged.jobs.push(job);
+    }
+    if let Some(first) = found.strangers.first() {
+        merged.warnings.push(format!(
+            "{} of the store are of no cell of this batch and were not read, such as `{first}`",
+            agent_types::words::count(found.strangers.len() as u64, "file")
+        ));
+    }
+    merged
+}
+
+/// The result of a cell, if nothing speaks against it; else why not. `build`: what CodeBuild says, if it was asked.
+fn believable(
+    cell: &Cell,
+    commit: &str,
+    attempts: Option<&Attempts>,
+    build: Option<Option<&CellBuild>>,
+) -> Result<Summary, String> {
+    let ended = match build.flatten() {
+        Some(build) => format!("; CodeBuild says {} about its build", build.status.word()),
+        None => String::new(),
+    };
+    let Some(attempts) = attempts else { return Err(format!("it has not run{ended}")) };
+    if let Some(id) = build.flatten().and_then(|build| build.id.as_deref())
+        && attempts.latest.build() != id
+    {
+        return Err(format!("its last build has left nothing{ended}"));
+    }
+    let bytes = match &attempts.result {
+        Some(read) => read.as_ref().map_err(|why| sanitize_line(why).into_owned())?,
+        None => return Err(format!("it began, and has no result: its machine was lost or stopped{ended}")),
+    };
+    let read = report::parse_result(bytes, "result.json").and_then(report::recheck_result);
+    let summary = read.map_err(|error| sanitize_line(&error.message).into_owned())?;
+    let job = &summary.job;
+    if (&job.name, &job.release, &job.machines) != (&cell.name, &cell.release, &cell.machines) {
+        return Err("its result is that of another job".to_owned());
+    }
+    if job.commit.as_deref() != Some(commit) || job.dirty {
+        return Err("its result is not that of this commit".to_owned());
+    }
+    let is_good = matches!(build, None | Some(Some(CellBuild { status: BuildStatus::Succeeded, .. })));
+    if summary.exit == ExitStatus::Passed && !is_good {
+        let word = build.flatten().map_or("nothing", |build| build.status.word());
+        return Err(format!("its result says that it passed, and CodeBuild says {word}"));
+    }
+    Ok(summary)
+}
+
+/// The result of a cell that has none.
+fn lost(cell: &Cell, commit: &str, why: &str) -> Summary {
+    let error = Error::machine(format!("the cell {} has no result: {why}", cell.id))
+        .hint("look at the log of its build; retry the batch");
+    let outcome = Outcome::NotRun(error.message.clone());
+    let job = JobIdentity {
+        name: cell.name.clone(),
+        release: cell.release.clone(),
+        machines: cell.machines.clone(),
+        commit: Some(commit.to_owned()),
+        ..JobIdentity::default()
+    };
+    let errors = vec![StageError { stage: None, error }];
+    Summary { complete: true, exit: ExitStatus::Machine, outcome, job, errors, ..Summary::default() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "merge_tests.rs"]
+mod tests;

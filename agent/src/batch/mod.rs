@@ -1,0 +1,20 @@
+//! The cells of a matrix as builds of their own on other machines: one batch of CodeBuild, with one result.
+//!
+//! ```text
+//! warm ──> cell, cell, cell … ──> merge
+//! ```
+//!
+//! [`graph`] says which builds there are, [`spec`] writes them as a buildspec, [`codebuild`] starts and reads the batch, and
+//! [`follow`] watches it. CodeBuild passes no data between the builds of a batch. They meet in the store of artifacts, below
+//! a path that each of them computes ([`key`]): `warm` stores the lock for all cells, and each cell its result ([`records`]).
+//! [`merge`] decides: a cell without a result is never green.
+
+pub mod codebuild;
+pub mod compute;
+pub mod follow;
+pub mod graph;
+pub mod key;
+pub mod memory;
+pub mod merge;
+pub mod records;
+pub mod spec;
