@@ -37,7 +37,8 @@ STACKS = {
     "lab": "lab",
     "device_tests": "meta-example-device",
 }
-# Which of them `cloudformation/deploy` makes. That of public pages is in no list: moto's CloudFormation has no CloudFront.
+# Which of them `cloudformation/deploy` makes. Two are in no list: moto's CloudFormation has no CloudFront for public pages, and
+# aws_batch_test deploys that of AWS Batch.
 BY_COMMAND = {name: stack for name, stack in STACKS.items() if name not in ("post_results", "lab", "device_tests")}
 
 

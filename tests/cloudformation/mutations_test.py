@@ -143,6 +143,21 @@ MUTATIONS = {
     "any task of any account gets the hash server's role": (
         "hash_server", "Sid: WriteItsLog", "ArnLike: {'aws:SourceArn'", "ArnLike: {'aws:PrincipalArn'"
     ),
+    "cells of pull requests write the share": (
+        "aws_batch", "TrustedOnS3:", "!And [{Condition: Trusted}, {Condition: OnS3}]", "!And [{Condition: OnS3}, {Condition: OnS3}]"
+    ),
+    "cells of pull requests mount the share for writing": (
+        "aws_batch", "Sid: MountTheShare", "!If [Trusted, elasticfilesystem:ClientWrite, !Ref AWS::NoValue]", "elasticfilesystem:ClientWrite"
+    ),
+    "cells read results of other layers": (
+        "aws_batch", "Sid: PublishArtifacts", "${Kind}/${Name}/*", "${Kind}/*"
+    ),
+    "the state machine submits any job": (
+        "aws_batch", "Sid: SubmitJobs", "job-definition/${Prefix}${Name}-${Kind}:*", "job-definition/*"
+    ),
+    "the state machine makes any rule": (
+        "aws_batch", "Sid: LearnThatJobsEnded", "rule/StepFunctionsGetEventsForBatchJobsRule", "rule/*"
+    ),
     "an export without the prefix": (
         "cache", "Outputs:", "Name: !Sub '${Prefix}Bucket'", "Name: Bucket"
     ),

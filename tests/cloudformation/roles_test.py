@@ -35,6 +35,7 @@ GIVEN = {
     "check_layer": {"Name": "meta-x", "Repository": "example/meta-x"},
     "post_results": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
     "device_tests": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
+    "aws_batch": {"Name": "meta-x", "Repository": "example/meta-x"},
 }
 # Every option of a template that changes the rights of a role, in all combinations.
 OPTIONS = {
@@ -51,6 +52,7 @@ OPTIONS = {
         "AppKeySecret": ["", "build-agent/app-key"],
         "TokenSecret": ["", "build-agent/post"],
     },
+    "aws_batch": {"Kind": ["builds", "pull-requests"], "Share": ["s3", "efs"], "Machines": ["spot", "on-demand"]},
     "check_layer": {
         "Mode": ["webhook", "runner"],
         "Share": ["s3", "efs", "none"],
@@ -150,11 +152,16 @@ class Roles(unittest.TestCase):
             r"|codebuild:(Create|Update|Delete|Import|Invalidate|Retry)(?!Report)|events:|states:(Create|Update|Delete)"
             r"|elasticfilesystem:ClientRootAccess|elasticfilesystem:(Create|Delete|Put|Modify)|ec2:Run|ec2:Authorize"
         )
+        # How Step Functions learns that a job of AWS Batch has ended.
+        own_rule = f"arn:aws:events:{ACCOUNT}:rule/StepFunctionsGetEventsForBatchJobsRule"
         seen = set()
         for name in ORDER:
             for stack in stacks(name):
                 for role, properties in roles(stack).items():
                     for it in rights(properties):
+                        if it["Resource"] == own_rule:
+                            self.assertEqual((name, role), ("aws_batch", "MachineRole"))
+                            continue
                         for action in listed(it["Action"]) if it["Effect"] == "Allow" else []:
                             self.assertNotIn("*", action, f"{name}: {role}")
                             self.assertNotRegex(action, never, f"{name}: {role}")
@@ -171,7 +178,8 @@ class Roles(unittest.TestCase):
                         self.assertNotIn("NotAction", it)
                         self.assertNotIn("NotResource", it)
                         if "*" in listed(it["Resource"]):
-                            free = [a for a in listed(it["Action"]) if re.match("ecr:GetAuth|ec2:Describe", a)]
+                            calls = "ecr:GetAuth|ec2:Describe|ecs:DiscoverPollEndpoint$|batch:DescribeJobs$"
+                            free = [a for a in listed(it["Action"]) if re.match(calls, a)]
                             self.assertEqual(free, listed(it["Action"]), f"{name}: {role}")
 
     def test_who_may_assume_a_role(self):
@@ -190,6 +198,10 @@ class Roles(unittest.TestCase):
                             self.assertRegex(subject, r"^repo:example/meta-x:ref:refs/heads/[a-z]+$")
                         continue
                     self.assertEqual(it["Action"], "sts:AssumeRole", where)
+                    if it["Principal"]["Service"] == "ec2.amazonaws.com":
+                        # A machine's role: EC2 takes it for the instance profile that has it.
+                        self.assertIn(f"<{role}>", stack.properties("InstanceProfile")["Roles"], where)
+                        continue
                     [(kind, keys)] = [pair for pair in it["Condition"].items() if "aws:SourceArn" in pair[1]]
                     self.assertIn(":123456789012:", keys["aws:SourceArn"], where)
                     service = it["Principal"]["Service"]
@@ -461,6 +473,48 @@ class Roles(unittest.TestCase):
                 self.assertEqual(token, "ConnectionArn" in given)
                 secret = allows(role, "secretsmanager:GetSecretValue", CREDENTIAL)
                 self.assertEqual(secret, "BuildCredential" in given and name == "BuildRole")
+
+    # ---- AWS Batch --------------------------------------------------------------------------------------------
+
+    def test_a_cell_in_aws_batch_has_the_rights_of_its_source(self):
+        for stack in stacks("aws_batch"):
+            role, trusted = roles(stack)["JobRole"], stack.parameters["Kind"] == "builds"
+            own, other = ("builds", "pull-requests") if trusted else ("pull-requests", "builds")
+            on_s3 = stack.parameters["Share"] == "s3"
+            for key in KEYS:
+                self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/{key}"), on_s3, key)
+                self.assertEqual(allows(role, "s3:PutObject", f"{SHARE}/share/{key}"), on_s3 and trusted, key)
+                deletes = on_s3 and trusted and key in DELETED_BY_BUILDS
+                self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/{key}"), deletes, key)
+                for action in ("s3:PutObject", "s3:DeleteObject"):
+                    self.assertFalse(allows(role, action, f"{SHARE}/share/pr/7/{key}"), "nobody knows the number")
+                self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/pr/7/{key}"), on_s3 and not trusted)
+            for action in ("s3:GetObject", "s3:PutObject"):
+                self.assertTrue(allows(role, action, f"{BUCKET}/{own}/meta-x/x"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/{own}/meta-y/x"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/{other}/meta-x/x"))
+            self.assertFalse(allows(role, "s3:DeleteObject", f"{BUCKET}/{own}/meta-x/x"))
+            self.assertTrue(allows(role, "s3:ListBucket", BUCKET, s3__prefix=f"{own}/meta-x/x"))
+            for prefix in ("", f"{other}/meta-x/x", f"{own}/meta-y/x"):
+                self.assertFalse(allows(role, "s3:ListBucket", BUCKET, s3__prefix=prefix), prefix)
+            files = "<build-agent-FileSystemArn>"
+            for point, kind in (("SharedAccessPoint", True), ("SharedReadOnlyAccessPoint", False), ("PullRequestAccessPoint", None)):
+                context = {"elasticfilesystem__AccessPointArn": f"<build-agent-{point}Arn>"}
+                mounts = not on_s3 and kind == trusted
+                self.assertEqual(allows(role, "elasticfilesystem:ClientMount", files, **context), mounts, point)
+                self.assertEqual(allows(role, "elasticfilesystem:ClientWrite", files, **context), mounts and trusted, point)
+
+    def test_the_state_machine_of_aws_batch_submits_only_its_own_jobs(self):
+        for stack in stacks("aws_batch"):
+            role, kind = roles(stack)["MachineRole"], stack.parameters["Kind"]
+            jobs = f"arn:aws:batch:{ACCOUNT}:job-definition/build-agent-meta-x"
+            self.assertTrue(allows(role, "batch:SubmitJob", f"{jobs}-{kind}:3"))
+            self.assertTrue(allows(role, "batch:SubmitJob", "<Queue>"))
+            for job in (f"{jobs}-other", f"{jobs}-{kind}-x:3", jobs):
+                self.assertFalse(allows(role, "batch:SubmitJob", job), job)
+            for name in ("JobRole", "StartRole", "InstanceRole"):
+                actions = {action for it in rights(roles(stack)[name]) for action in listed(it["Action"])}
+                self.assertFalse([action for action in actions if action.startswith(("batch:", "states:", "events:"))], name)
 
     # ---- everything else --------------------------------------------------------------------------------------
 

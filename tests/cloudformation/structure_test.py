@@ -26,13 +26,14 @@ LAYER = {"Name": "meta-x", "Repository": "example/meta-x"}
 IMAGE = {"SourceUrl": "https://github.com/example/build-agent.git"}
 # The smallest and the largest installation.
 POST = LAYER | {"ResultName": "meta-x scarthgap", "AppId": "12345", "AppKeySecret": "build-agent/app-key"}
-NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST, "device_tests": POST}
+NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST, "device_tests": POST, "aws_batch": LAYER}
 EVERYTHING = NEEDED | {
     "seed_image": IMAGE | {"DockerHubSecret": "build-agent/dockerhub"},
     "alerts": {"Email": "me@example.com"},
     "prune_cache": {"Share": "efs"},
     "check_layer": LAYER | {"Share": "efs", "HashServer": "hash.internal", "Release": "scarthgap"},
     "post_results": POST | {"PublicReports": "true"},
+    "aws_batch": LAYER | {"Share": "efs"},
 }
 
 
@@ -77,6 +78,7 @@ class Structure(unittest.TestCase):
     def test_a_second_installation_has_other_names(self):
         """Exports, and names that an account or a region has once."""
         keys = ("Name", "ClusterName", "Family", "TopicName", "DashboardName", "RepositoryName", "StateMachineName", "AlarmName")
+        keys += ("JobQueueName", "JobDefinitionName")
         for name in ORDER:
             if "Prefix" not in self.templates[name]["Parameters"]:
                 continue

@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
-OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results", "lab", "device_tests"]
+OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results", "lab", "device_tests", "aws_batch"]
 ORDER = [
     "source_credential",
     "ci_network",
@@ -31,6 +31,7 @@ ORDER = [
     "post_results",
     "lab",
     "device_tests",
+    "aws_batch",
 ]
 DEFAULT = [name for name in ORDER if name not in OPTIONAL]
 
@@ -183,6 +184,7 @@ class Stack:
         if name == "Fn::Join":
             return argument[0].join(argument[1])
         functions = {
+            "Fn::Base64": lambda a: a,
             "Fn::Equals": lambda a: str(a[0]) == str(a[1]),
             "Fn::Not": lambda a: not a[0],
             "Fn::And": all,
