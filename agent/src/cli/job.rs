@@ -191,6 +191,8 @@ async fn job(
     print::hide(&settings.secrets);
     let plan = Plan::new(settings, selection)?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
+    let (settings, _caches) = job::claim_caches(settings);
+    let settings = &settings;
     let events_file = started.out.begin()?;
     let servers = started.interrupt.or(servers(settings, environment)).await.map_err(stopped)??;
 

@@ -3,7 +3,9 @@
 mod arguments;
 mod base_rules;
 mod cache;
+mod cache_place;
 mod cache_publish;
+mod cache_text;
 mod current_dir;
 mod definition;
 mod diagnostics;

@@ -24,6 +24,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let request = with_definition(Request { fresh: Some(args.fresh), ..request }, environment).await?;
     let settings = load_request(&request, environment).await?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
+    let (settings, _caches) = job::claim_caches(&settings);
     let servers = servers(&settings, environment).await?;
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
     if let Some(notice) = &servers.notice {

@@ -47,6 +47,9 @@ const TASK_TOKEN: &str = "BUILD_AGENT_TASK_TOKEN";
 /// The variable that says who requests tests on devices.
 const DEVICE_REQUESTS: &str = "BUILD_AGENT_DEVICE_REQUESTS";
 
+/// The variable that names the directory of the caches that the jobs of one user share, or turns them off.
+pub const CACHE: &str = "BUILD_AGENT_CACHE";
+
 /// The variable that turns the metrics on and off.
 const METRICS: &str = "BUILD_AGENT_METRICS";
 
@@ -62,6 +65,8 @@ pub struct AgentEnvironment {
     pub xdg_cache_home: Option<PathBuf>,
     /// `BUILD_AGENT_WORK_DIR`: the default of `--work-dir`.
     pub work_dir: Option<PathBuf>,
+    /// `BUILD_AGENT_CACHE`: where the jobs of this user share their caches.
+    pub local_cache: Option<LocalCache>,
     /// `BUILD_AGENT_TRUSTED_BRANCHES`: a regular expression of the branches whose pushes are trusted.
     pub trusted_branches: Option<String>,
     /// `BUILD_AGENT_LOG`: which diagnostics are recorded.
@@ -110,6 +115,20 @@ pub struct AgentEnvironment {
     /// Messages about ignored variables with invalid values.
     pub notices: Vec<String>,
     secrets: Vec<Secret>,
+}
+
+/// What `BUILD_AGENT_CACHE` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalCache {
+    /// Each job has caches of its own.
+    Off,
+    Directory(PathBuf),
+}
+
+impl From<PathBuf> for LocalCache {
+    fn from(path: PathBuf) -> LocalCache {
+        if path == Path::new("off") { LocalCache::Off } else { LocalCache::Directory(path) }
+    }
 }
 
 /// The environment as it is, for a process that hands it on to the program in whose place it stands.
@@ -178,6 +197,7 @@ impl AgentEnvironment {
             path: variables.text("PATH"),
             xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
+            local_cache: variables.path(CACHE).map(LocalCache::from),
             trusted_branches: variables.text(TRUSTED_BRANCHES),
             log: variables.text(LOG_VARIABLE),
             lang: variables.text("LANG"),

@@ -219,8 +219,13 @@ fn settings(
     };
     let lock = lock_file::lock_file(&project_root);
     let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
-    let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
-    let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
+    let layers_store = match paths.shares_caches() {
+        true => paths.caches.join("layers"),
+        false => paths.work.with_file_name("layers"),
+    };
+    let local = (&paths, release.name);
+    let (cache, cache_notices) =
+        shared::cache(&sections.cache, trust, env.source_commit(), layers_store, local);
     let destination = sections.destination.as_ref().filter(|_| only.is_none());
     let (kms_key_id, may_publish) = (sections.kms_key_id.as_deref(), rules.closed.is_none());
     let place = ResultPlace::of(&cache, destination, kms_key_id, may_publish, sections.report_url.as_deref());

@@ -66,7 +66,7 @@ pub use definition::{
     Fetched, Reading, ReleaseFrom, Translated, is_definition, read as read_definition, release_in,
 };
 pub use embedded::{for_layers, known_release};
-pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
+pub use environment::{AgentEnvironment, CACHE as CACHE_VARIABLE, LOG_VARIABLE, whole as whole_environment};
 pub use explain::{Explanation, explain};
 pub use github_actions::{GitHubActions, WorkflowRun};
 pub use included_repo::IncludedRepo;
@@ -75,7 +75,7 @@ pub use load::{commit_to_confirm, is_trusted, load, source_trust};
 pub use lock_file::lock_path;
 pub use manifest::{FILE_NAME, schema};
 pub use patches::texts as patch_texts;
-pub use paths::{is_text, out_dir, work_dir, work_tree};
+pub use paths::{is_text, out_dir, shared_caches, work_dir, work_tree};
 pub use price_table::{MachineShape, job_prices};
 pub use problem::{Place, Problem, Problems};
 pub use request::Request;

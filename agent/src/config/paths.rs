@@ -6,7 +6,7 @@ use agent_types::error::{Error, Result};
 use agent_types::release::Release;
 use agent_yocto::path_rules::{self, PathUse};
 
-use super::environment::AgentEnvironment;
+use super::environment::{AgentEnvironment, LocalCache};
 use super::github_actions::WORKSPACE;
 use super::manifest;
 use super::request::Request;
@@ -141,7 +141,36 @@ pub fn resolve(
     let (top, origin) = top_of_work(request.work_dir.as_deref(), env)?;
     let work = values::normal(&cwd.join(top)).join(format!("{}-{}", sanitised(name), release.name));
     bitbake_accepts(&work, origin)?;
-    Ok(Paths { work, out: out_dir(request.out.as_deref(), &cwd)? })
+    let caches = shared_caches(request.work_dir.as_deref(), env, &cwd)?.unwrap_or_else(|| work.clone());
+    Ok(Paths { work, caches, out: out_dir(request.out.as_deref(), &cwd)? })
+}
+
+/// The directory of the local caches that the jobs of this user share; `None` if each job has its own. In CI that is the
+/// default: jobs of strangers may run on the same machine.
+///
+/// # Errors
+/// If BitBake would reject it, or it is not configured.
+pub fn shared_caches(work_dir: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Result<Option<PathBuf>> {
+    match &env.local_cache {
+        Some(LocalCache::Off) => Ok(None),
+        None if env.ci => Ok(None),
+        None => self::work_dir(work_dir, env, cwd).map(Some),
+        Some(LocalCache::Directory(directory)) => {
+            let directory = values::normal(&cwd.join(directory));
+            is_text("BUILD_AGENT_CACHE", &directory)?;
+            let real = path_rules::resolved(&directory);
+            let fault =
+                [&directory, &real].into_iter().find_map(|path| path_rules::fault(path, PathUse::Build));
+            match fault {
+                None => Ok(Some(directory)),
+                Some(fault) => {
+                    let shown = directory.display().to_string();
+                    Err(Error::usage(format!("the directory of BUILD_AGENT_CACHE, {shown:?}, {fault}"))
+                        .hint("name another directory, or write `off`: then each job has caches of its own"))
+                }
+            }
+        }
+    }
 }
 
 /// The directory of reports and logs, even if no manifest could be read.
@@ -288,6 +317,34 @@ mod tests {
     }
 
     #[test]
+    fn jobs_share_caches_except_in_ci() {
+        let caches = |variables: &[(&str, &str)], flag: Option<&str>| {
+            let all = [&[("HOME", "/h")], variables].concat();
+            let env = AgentEnvironment::from_map(all);
+            shared_caches(flag.map(Path::new), &env, Path::new("/cwd")).map_err(|error| error.message)
+        };
+        let directory = |path: &str| Ok(Some(PathBuf::from(path)));
+        let table = [
+            (caches(&[], None), directory("/h/.cache/build-agent")),
+            (caches(&[("XDG_CACHE_HOME", "/x")], None), directory("/x/build-agent")),
+            (caches(&[("BUILD_AGENT_WORK_DIR", "/v")], None), directory("/v")),
+            (caches(&[], Some("w")), directory("/cwd/w")),
+            (caches(&[("BUILD_AGENT_CACHE", "/c/x/")], Some("/w")), directory("/c/x")),
+            (caches(&[("BUILD_AGENT_CACHE", "c")], None), directory("/cwd/c")),
+            (caches(&[("BUILD_AGENT_CACHE", "off")], None), Ok(None)),
+            (caches(&[("CI", "true")], None), Ok(None)),
+            (caches(&[("CI", "true"), ("BUILD_AGENT_CACHE", "/c")], None), directory("/c")),
+        ];
+        for (found, wanted) in table {
+            assert_eq!(found, wanted);
+        }
+        let refused = caches(&[("BUILD_AGENT_CACHE", "/a b")], None).unwrap_err();
+        assert!(refused.contains("BUILD_AGENT_CACHE") && refused.contains("/a b"), "{refused}");
+        let env = AgentEnvironment::from_map([("BUILD_AGENT_CACHE", "/c")]);
+        assert_eq!(shared_caches(None, &env, Path::new("/")).unwrap(), Some("/c".into()), "without HOME");
+    }
+
+    #[test]
     fn rejects_work_directories_that_bitbake_rejects() {
         let long = format!("/{}", "x".repeat(300));
         for bad in [
@@ -332,7 +389,8 @@ mod tests {
 
     #[test]
     fn check_directory_is_short_enough_for_oe_core() {
-        let paths = Paths { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
+        let work = PathBuf::from(format!("/{}", "w".repeat(249)));
+        let paths = Paths { caches: work.clone(), work, out: "/out".into() };
         // 250 + `/check/` + name + `/tmp` may be 400.
         for (length, fits) in [(139, true), (140, false)] {
             let layer = PathBuf::from(format!("/src/{}", "l".repeat(length)));

@@ -30,7 +30,7 @@ pub fn cache(
     trust: Trust,
     commit: Option<&str>,
     layers: PathBuf,
-    paths: &Paths,
+    (paths, release): (&Paths, &str),
 ) -> (Cache, Vec<String>) {
     let location = words.share.clone().filter(|_| words.access != Access::Off);
     let share = location.map(|location| match location {
@@ -38,8 +38,9 @@ pub fn cache(
         ShareLocation::Bucket(share) => SharedCache::Bucket(Shared::new(share, words.access)),
     });
     let cache = Cache {
-        downloads: paths.work.join("downloads"),
-        sstate: paths.work.join("sstate"),
+        downloads: PathBuf::new(),
+        sstate: PathBuf::new(),
+        hash_database: PathBuf::new(),
         layers,
         trust: trust.clone(),
         commit: commit.map(str::to_owned),
@@ -50,7 +51,7 @@ pub fn cache(
         prices: words.prices,
         endpoint_port: words.endpoint_port,
     }
-    .judged(trust, paths);
+    .judged(trust, paths, release);
     let notices = sentence(&cache, words.asks_to_write).into_iter().collect();
     (cache, notices)
 }

@@ -47,9 +47,9 @@ const PULL_REQUEST: [(&str, &str); 2] =
 fn what_a_source_may_write_and_where_it_works_follow_from_its_trust() {
     let work = "/home/me/.cache/build-agent/meta-x-scarthgap";
     let table = [
-        (&PUSH[..], false, Some("/efs"), "trusted/"),
-        (&[], true, Some("/efs"), "trusted/"),
-        (&PULL_REQUEST[..], false, Some("/efs/pr/12"), "pr-12/"),
+        (&PUSH[..], false, Some("/efs"), "/trusted"),
+        (&[], true, Some("/efs"), "/trusted"),
+        (&PULL_REQUEST[..], false, Some("/efs/pr/12"), "/pr/12"),
         (&PUSH[..2], false, None, ""),
         (&[], false, None, ""),
     ];
@@ -57,8 +57,12 @@ fn what_a_source_may_write_and_where_it_works_follow_from_its_trust() {
         let settings = in_codebuild(SHARE, trusted, variables).unwrap();
         let written = settings.cache.share.as_ref().unwrap().writes().map(|(_, place)| place);
         assert_eq!(written.as_deref(), write, "{variables:?}");
-        assert_eq!(settings.cache.sstate, PathBuf::from(format!("{work}/{local}sstate")), "{variables:?}");
-        assert_eq!(settings.cache.downloads, PathBuf::from(format!("{work}/{local}downloads")));
+        assert_eq!(
+            settings.cache.sstate,
+            PathBuf::from(format!("{work}{local}/sstate/scarthgap")),
+            "{variables:?}"
+        );
+        assert_eq!(settings.cache.downloads, PathBuf::from(format!("{work}{local}/downloads")));
         assert_eq!(settings.cache.layers, Path::new("/home/me/.cache/build-agent/layers"));
     }
 }
@@ -82,7 +86,7 @@ fn access_only_takes_away() {
     }
     let off = in_codebuild(&access("off"), false, &PUSH).unwrap();
     assert!(
-        off.notices.is_empty() && off.cache.sstate.ends_with("meta-x-scarthgap/trusted/sstate"),
+        off.notices.is_empty() && off.cache.sstate.ends_with("meta-x-scarthgap/trusted/sstate/scarthgap"),
         "{off:?}"
     );
 }
@@ -108,7 +112,8 @@ fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
         (None, Some("git cannot tell")),
     ] {
         let settings = in_codebuild_at(SHARE, false, &PUSH, head).unwrap();
-        let place = if lost.is_none() { "trusted/sstate" } else { "meta-x-scarthgap/sstate" };
+        let place =
+            if lost.is_none() { "trusted/sstate/scarthgap" } else { "meta-x-scarthgap/sstate/scarthgap" };
         assert_eq!(settings.cache.share.unwrap().writes().is_some(), lost.is_none(), "{head:?}");
         assert!(settings.cache.sstate.ends_with(place), "{:?}", settings.cache.sstate);
         let (said, hint) = settings.warnings.into_iter().next().unzip();

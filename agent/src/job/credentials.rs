@@ -88,7 +88,8 @@ fn build_user(settings: &Settings) -> Option<User> {
 
 /// The directories that the build user needs.
 fn needed(settings: &Settings) -> Vec<PathBuf> {
-    let own = [&settings.checkout, &settings.paths.work, &settings.paths.out];
+    let paths = &settings.paths;
+    let own = [&settings.checkout, &paths.work, &paths.caches, &paths.out];
     let all = own.into_iter().chain(&settings.layers);
     all.flat_map(|path| [Some(path.clone()), path.canonicalize().ok()]).flatten().collect()
 }

@@ -3,6 +3,7 @@
 mod credentials;
 mod dir_lock;
 mod flight_recorder;
+mod local_caches;
 mod machine_check;
 mod plan;
 mod run;
@@ -13,6 +14,7 @@ mod test_stage;
 pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;
 pub use flight_recorder::{FlightRecorder, LastAttempt};
+pub use local_caches::{CacheLease, claim_caches};
 pub use plan::{Plan, Selection, Step};
 pub use run::{Opening, interrupt, run};
 pub use stale_processes::end_leftovers;

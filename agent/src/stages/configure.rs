@@ -295,9 +295,8 @@ pub async fn run(
     }
     let core = checkout.oe_core.join("meta");
     let repo_layers = core_first(&core, checkout);
-    for path in
-        [&settings.paths.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers)
-    {
+    let needed = [&settings.paths.work, &settings.paths.caches, &checkout.oe_core, &checkout.bitbake];
+    for path in needed.into_iter().chain(&settings.layers) {
         reachable(path, &whoami)?;
     }
 

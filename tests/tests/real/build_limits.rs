@@ -80,8 +80,8 @@ fn no_limit_of_parallelism_changes_a_hash() {
         assert_eq!(second["missed"], 0, "{release}: {second}");
         assert_eq!(second["local"], first["wanted"], "{release}: {second}");
         // They do arrive.
-        let work = fixture.directory.path().join(format!("work/meta-deploy-{release}"));
-        std::fs::remove_dir_all(work.join("sstate")).unwrap();
+        let sstate = fixture.directory.path().join("work/sstate").join(release);
+        std::fs::remove_dir_all(sstate).unwrap();
         build(&fixture, release, little, &["--fresh"]);
         let deployed = deployed(&fixture, release);
         assert!(deployed.starts_with("this is -j 3 of 1 for "), "{release}: {deployed}");

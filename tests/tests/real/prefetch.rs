@@ -17,7 +17,7 @@ fn signatures_in_a_scratch_build_directory_are_the_same() {
     assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"]);
     let job = narrow.0.directory.path().join("work/meta-deploy-scarthgap");
     let job = if job.is_dir() { job } else { narrow.0.directory.path().join("work") };
-    let stored = signatures_with_the_class(&job);
+    let stored = signatures_with_the_class(&narrow.0.directory.path().join("work"));
     let plain = narrow.run(&["--no-signature-cache"], 0);
     assert_eq!(test_results(&fast), test_results(&plain));
     // The last query is the world with the class.
@@ -27,8 +27,8 @@ fn signatures_in_a_scratch_build_directory_are_the_same() {
     assert!(!job.join("ahead/meta-deploy").exists());
 }
 
-fn signatures_with_the_class(job: &Path) -> String {
-    let signatures = ["signatures", "trusted/signatures"].map(|path| job.join(path).join("answers"));
+fn signatures_with_the_class(caches: &Path) -> String {
+    let signatures = ["signatures", "trusted/signatures"].map(|path| caches.join(path).join("answers"));
     let answers = signatures.iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten().flatten();
     let of_the_class = answers.map(|entry| entry.path()).find(|answer| {
         let text = std::fs::read_to_string(answer.join("answer.json")).unwrap();

@@ -200,7 +200,7 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
     check.0.write_manifest(&later);
     if share {
         // The next push is built on another machine.
-        std::fs::remove_dir_all(check.work_dir()).unwrap();
+        std::fs::remove_dir_all(check.0.work()).unwrap();
     }
     let fast = check.run_with(share, false, false, 1);
     assert_eq!(outcomes(&fast)[0], "miss", "{:#?}", queries(&fast));

@@ -104,7 +104,7 @@ fn a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches() {
     ran.assert_says(&["the source is trusted", "--trusted"]);
     assert_eq!(job.tiers(), ["shared read-write"]);
     let share = job.share().display().to_string();
-    let sstate = job.work().join("trusted/sstate").display().to_string();
+    let sstate = job.sandbox.work().join("trusted/sstate/scarthgap").display().to_string();
     job.assert_conf(
         &[
             &format!("file://.* file://{share}/sstate/scarthgap/PATH"),
@@ -119,9 +119,9 @@ fn a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches() {
     // Its local files are closed to untrusted code.
     job.passes(job.command(&[]));
     assert_eq!(job.tiers(), ["shared read-only"]);
-    let own = job.work().join("sstate").display().to_string();
+    let own = job.sandbox.work().join("sstate/scarthgap").display().to_string();
     job.assert_conf(&["SSTATE_MIRRORS", &format!("SSTATE_DIR ?= \"{own}\"")], &["TARBALLS", "trusted"]);
-    let mode = job.work().join("trusted").metadata().unwrap().permissions().mode();
+    let mode = job.sandbox.work().join("trusted").metadata().unwrap().permissions().mode();
     assert!(!is_root() || mode & 0o077 == 0, "mode {mode:o}");
 }
 
@@ -190,7 +190,7 @@ fn a_pull_request_writes_only_its_own_part_whatever_its_flags() {
     let own = text.find(&format!("file://{share}/pr/12/sstate/scarthgap/PATH")).expect("its own part");
     let shared = text.find(&format!("file://{share}/sstate/scarthgap/PATH")).expect("the shared part");
     assert!(own < shared, "its own part comes first");
-    job.assert_conf(&[&format!("{}/pr-12/sstate", job.work().display()), "TARBALLS"], &[]);
+    job.assert_conf(&[&format!("{}/pr/12/sstate/scarthgap", job.work().display()), "TARBALLS"], &[]);
     assert!(job.share().join("pr/12").is_dir());
     let refused = job.sandbox.start(in_codebuild(&["--trusted"])).wait();
     refused.assert_code(&[2]);
@@ -293,7 +293,7 @@ fn hash_server() -> String {
 fn local_links_to_pruned_objects_are_removed() {
     let Some(job) = Job::new("local_links_to_pruned_objects_are_removed") else { return };
     job.passes(job.command(&[]));
-    let link = job.work().join("sstate/ab/sstate:x.tar.zst");
+    let link = job.sandbox.work().join("sstate/scarthgap/ab/sstate:x.tar.zst");
     std::fs::create_dir_all(link.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(job.share().join("sstate/scarthgap/ab/sstate:x.tar.zst"), &link).unwrap();
     let ran = job.passes(job.command(&[]));

@@ -78,7 +78,7 @@ impl CheckJob {
     }
 
     pub fn cached_results(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.work_dir().join("signatures/answers")).into_iter().flatten();
+        let entries = std::fs::read_dir(self.0.work().join("signatures/answers")).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 }
@@ -409,7 +409,7 @@ fn a_kill_while_bitbake_runs_stores_no_result() {
 fn the_store_is_closed_to_layer_code() {
     let Some(check) = CheckJob::new("the_store_is_closed_to_layer_code") else { return };
     check.run(0);
-    let mode = std::fs::metadata(check.work_dir().join("signatures")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(check.0.work().join("signatures")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
@@ -446,7 +446,7 @@ fn results_on_the_share_follow_the_rules_of_trust() {
     assert_eq!(run(false), CHANGED);
     assert_eq!((count(""), count("pr/12")), (shared, 3), "and writes its own part");
     // Another machine has no local results.
-    std::fs::remove_dir_all(check.work_dir()).unwrap();
+    std::fs::remove_dir_all(check.0.work()).unwrap();
     assert_eq!(run(false), ["hit"; 5]);
     assert_eq!(run(true), CHANGED, "a trusted build reads nothing of a pull request");
     assert_eq!((count(""), count("pr/12")), (shared + 3, 3));

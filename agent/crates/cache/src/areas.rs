@@ -1,6 +1,7 @@
 //! The areas of a share: one for the shared state of each release, one for downloads, one for layers. The
 //! share itself has them, and the tier of each pull request.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,17 @@ use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 
 /// The directories of a tier. The layer check manages `signatures`.
-const KNOWN: [&str; 9] =
-    ["sstate", "downloads", "layers", "signatures", "results", "usage", "leases", "trash", "pr"];
+const KNOWN: [&str; 10] =
+    ["sstate", "downloads", "layers", "signatures", "hashserv", "results", "usage", "leases", "trash", "pr"];
+
+/// The locks in local caches that jobs share: held by jobs of untrusted and of trusted sources.
+pub const LOCKS: [&str; 2] = ["untrusted.lock", "trusted.lock"];
+
+/// The caches of trusted sources, in local caches.
+pub const TRUSTED: &str = "trusted";
+
+/// The lock in the work directory of a job, which may lie in local caches.
+const LOCK_OF_JOB: &str = "lock";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Area {
@@ -39,6 +49,8 @@ pub struct Layout {
     pub areas: Vec<Area>,
     /// The tiers of pull requests.
     pub pull_requests: Vec<u64>,
+    /// Work directories of jobs, which lie beside local caches.
+    pub jobs: Vec<OsString>,
     /// Unknown entries, relative to the share.
     pub unknown: Vec<PathBuf>,
     pub trouble: Vec<Trouble>,
@@ -74,6 +86,11 @@ impl Layout {
                 Some("results") if directory => self.areas.push(area(AreaKind::Results)),
                 Some("pr") if pull_request.is_some() => self.unknown.push(top.join("pr")),
                 Some(name) if directory && KNOWN.contains(&name) => {}
+                Some(TRUSTED) if directory && pull_request.is_none() => {}
+                Some(name) if pull_request.is_none() && LOCKS.contains(&name) => {}
+                Some(_) if directory && pull_request.is_none() && is_of_job(share, &entry.name) => {
+                    self.jobs.push(entry.name);
+                }
                 _ => self.unknown.push(top.join(entry.name)),
             }
         }
@@ -110,6 +127,11 @@ impl Layout {
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         entries
     }
+}
+
+fn is_of_job(share: &DirHandle, name: &OsStr) -> bool {
+    let lock = share.open_dir(name).and_then(|directory| directory.metadata(LOCK_OF_JOB));
+    lock.is_ok_and(|lock| lock.kind() == Kind::File)
 }
 
 impl Area {

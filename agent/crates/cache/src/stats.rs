@@ -50,6 +50,9 @@ pub struct Stats {
     /// Unfinished files.
     pub temporary: Sum,
     pub leases: Vec<String>,
+    /// Work directories of jobs beside local caches.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<String>,
     pub unknown: Names,
     pub locks: u64,
     pub trouble: Names,
@@ -106,6 +109,7 @@ pub fn stats(share: &Share, width: usize, interrupt: &Interrupt, now: SystemTime
     let root = open(share)?;
     let layout = Layout::read(&root, &walk);
     let mut stats = Stats { downloads_ages: no_ages(), ..Stats::default() };
+    stats.jobs = layout.jobs.iter().map(|name| shown(Path::new(name))).collect();
     layout.unknown.iter().for_each(|path| stats.unknown.add(|| shown(path)));
     for trouble in &layout.trouble {
         stats.trouble.add(|| format!("{}: {}", shown(&trouble.path), trouble.error));

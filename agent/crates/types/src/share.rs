@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 ///   downloads/                 source archives and mirror tarballs, without BitBake's stamps
 ///   layers/<repo>/<commit>/    immutable layer checkouts
 ///   signatures/                signature cache and parse caches of the layer check
+///   hashserv/<release>/        database of a hash server that BitBake starts; only in local caches
 ///   results/                   results of jobs by commit
 ///   usage/<release>/           hit rates of the last builds
 ///   leases/                    one file per running build that may use these files
@@ -55,6 +56,11 @@ impl Share {
 
     pub fn signatures(&self) -> PathBuf {
         self.root.join("signatures")
+    }
+
+    /// The directory of the database of a hash server. Versions of BitBake may have different databases.
+    pub fn hash_database(&self, release: &str) -> PathBuf {
+        self.root.join("hashserv").join(release)
     }
 
     pub fn leases(&self) -> PathBuf {

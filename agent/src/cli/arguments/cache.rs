@@ -31,7 +31,7 @@ pub struct Cache {
 
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Show what is on the share, its age, and its hit rate
+    /// Show what is on the share or in the local caches, its age, and its hit rate
     Stats(ShareArgs),
     /// Publish new objects of local caches to a share
     Publish(CachePublish),
@@ -41,7 +41,7 @@ pub enum CacheCommand {
     Verify(Verify),
 }
 
-/// The arguments that select a share.
+/// The arguments that select a share or the local caches.
 #[derive(Debug, Args)]
 pub struct ShareArgs {
     #[command(flatten)]
@@ -49,6 +49,9 @@ pub struct ShareArgs {
     /// The share: a directory or s3://BUCKET/PREFIX; needs no manifest [default: `[cache] share` of the manifest]
     #[arg(long, value_name = "SHARE")]
     pub share: Option<PathBuf>,
+    /// Use the local caches that the jobs of this user share [default: if no share is named]
+    #[arg(long, conflicts_with = "share")]
+    pub local: bool,
     /// Maximum number of operations in flight
     #[arg(long, value_name = "NUMBER", default_value_t = agent_fs::pool::WIDTH, value_parser = width)]
     pub width: usize,
@@ -86,9 +89,9 @@ pub struct Prune {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub pull_requests_max_size: Option<u64>,
     /// Time in the trash before the files are deleted; 0s deletes at once. In S3 without a trash: nothing is deleted
-    /// that was used within this time
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
-    pub grace: Duration,
+    /// that was used within this time [default: 24h, and 0s for local caches]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub grace: Option<Duration>,
     /// Stop after this time; the next run continues
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub time_limit: Option<Duration>,

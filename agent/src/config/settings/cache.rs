@@ -10,7 +10,7 @@ use agent_types::share::Share;
 use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 use agent_yocto::hash_server::HashServer;
 
-use super::Paths;
+use super::{Paths, Settings};
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,9 @@ pub struct Cache {
     pub downloads: PathBuf,
     /// `SSTATE_DIR`, absolute, local.
     pub sstate: PathBuf,
-    /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
+    /// The database of a hash server that BitBake starts, beside the shared state with its hashes.
+    pub hash_database: PathBuf,
+    /// The local store of layer checkouts, of all jobs of this user; absolute.
     pub layers: PathBuf,
     /// Decides who may write the share and report to the hash server, and separates the local directories.
     pub trust: Trust,
@@ -116,15 +118,27 @@ impl SharedCache {
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
-    pub(in crate::config) fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
+    pub(in crate::config) fn judged(&self, trust: Trust, paths: &Paths, release: &str) -> Cache {
         let share = self.share.as_ref().map(|shared| shared.judged(&trust));
-        let local = paths.caches(&trust);
-        let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
-        Cache { downloads, sstate, share, trust, ..self.clone() }
+        Cache { share, trust, ..self.clone() }.in_directory(paths, release)
     }
 
-    /// The database of a hash server that BitBake starts, in the same directory as the shared state with its hashes.
-    pub fn hash_database(&self) -> PathBuf {
-        self.sstate.with_file_name("hashserv")
+    /// The same cache with the local directories of `paths`.
+    fn in_directory(self, paths: &Paths, release: &str) -> Cache {
+        let local = paths.caches(&self.trust);
+        let (downloads, sstate) = (local.downloads(), local.sstate(release));
+        Cache { downloads, sstate, hash_database: local.hash_database(release), ..self }
+    }
+}
+
+impl Settings {
+    /// The same job with local caches that it shares with no other.
+    #[must_use]
+    pub fn with_own_caches(&self) -> Settings {
+        let work = self.paths.work.clone();
+        let layers = work.with_file_name("layers");
+        let paths = Paths { caches: work, ..self.paths.clone() };
+        let cache = Cache { layers, ..self.cache.clone() }.in_directory(&paths, self.release.name);
+        Settings { paths, cache, ..self.clone() }
     }
 }

@@ -2,12 +2,19 @@
 
 use std::path::PathBuf;
 
-use agent_types::tiers::Trust;
+use agent_cache::areas::TRUSTED;
+use agent_types::share::Share;
+use agent_types::tiers::{TieredShare, Trust};
 
 /// Directories of the job, all absolute.
 ///
 /// ```text
-/// --work-dir/layers/    layer checkouts by commit, of all jobs
+/// caches/               caches that the jobs of one user share: --work-dir, or what BUILD_AGENT_CACHE names; else work/
+///   sstate/ downloads/ signatures/ leases/ …
+///                       the layout of a share ([`Share`]), for sources that nobody vouches for
+///   pr/<N>/ trusted/    the same of pull request N and of trusted sources: what an untrusted build left behind must
+///                       not be published by a trusted one
+///   layers/             layer checkouts by commit; without shared caches, in --work-dir
 /// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
 ///   repos/<name>        links to the checkouts, for builds
@@ -21,16 +28,14 @@ use agent_types::tiers::Trust;
 ///   base-files/         the files of the change's base, for checks that compare
 ///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
-///   downloads/ sstate/  local caches
-///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
-///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left
-///                       behind must not be published by a trusted one
 /// out/                  --out: events.jsonl, result.json, junit.xml, report.html, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     /// Holds everything of this job; `--work-dir` joined with `<name>-<release>`.
     pub work: PathBuf,
+    /// Holds the local caches; `work`, if the job shares them with no other.
+    pub caches: PathBuf,
     pub out: PathBuf,
 }
 
@@ -64,18 +69,24 @@ impl Paths {
         self.work.join("dependencies")
     }
 
-    /// The directory of the local downloads and shared state of sources of this trust.
-    pub fn caches(&self, trust: &Trust) -> PathBuf {
+    /// Whether other jobs use the same local caches.
+    pub fn shares_caches(&self) -> bool {
+        self.caches != self.work
+    }
+
+    /// The local caches of sources of this trust. The layer checkouts are in one place for all.
+    pub fn caches(&self, trust: &Trust) -> Share {
+        let unknown = Share::new(&self.caches);
         match trust {
-            Trust::Untrusted { pull_request: None, .. } => self.work.clone(),
-            Trust::Untrusted { pull_request: Some(number), .. } => self.work.join(format!("pr-{number}")),
-            Trust::Trusted { .. } => self.trusted(),
+            Trust::Untrusted { pull_request: None, .. } => unknown,
+            Trust::Untrusted { pull_request: Some(number), .. } => unknown.pull_request(*number),
+            Trust::Trusted { .. } => Share::new(self.trusted()),
         }
     }
 
     /// The local caches of trusted sources.
     pub fn trusted(&self) -> PathBuf {
-        self.work.join("trusted")
+        self.caches.join(TRUSTED)
     }
 
     /// `layer` is the layer directory's name.
@@ -115,7 +126,7 @@ impl Paths {
 
     /// Where answers of BitBake that sources of this trust got are kept.
     pub fn signatures(&self, trust: &Trust) -> PathBuf {
-        self.caches(trust).join("signatures")
+        self.caches(trust).signatures()
     }
 
     pub fn logs(&self) -> PathBuf {

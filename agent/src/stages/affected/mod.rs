@@ -140,7 +140,8 @@ impl Search<'_> {
     /// The agent's own directories.
     fn own(&self) -> Vec<PathBuf> {
         let settings = self.settings;
-        let own = [&settings.paths.work, &settings.paths.out, &settings.cache.layers];
+        let paths = &settings.paths;
+        let own = [&paths.work, &paths.caches, &paths.out, &settings.cache.layers];
         own.into_iter().cloned().collect()
     }
 

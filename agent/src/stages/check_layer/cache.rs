@@ -35,9 +35,11 @@ impl Untouched {
     }
 }
 
-/// Where digests of files are stored between runs.
+/// Where digests of files are stored between runs of this job. Each job reads other files, and a run stores only those
+/// that it has read.
 pub fn stat_cache(settings: &Settings) -> PathBuf {
-    settings.paths.signatures(&settings.cache.trust).join("stat-cache")
+    let job = settings.paths.work.file_name().unwrap_or_default().to_string_lossy().replace('.', "_");
+    settings.paths.signatures(&settings.cache.trust).join(format!("stat-cache-{job}"))
 }
 
 /// Where BitBake runs for the check in this build directory.
@@ -47,10 +49,28 @@ pub fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -
         bitbake: configured.tools.bitbake.clone(),
         oe_core: configured.tools.oe_core.clone(),
         user: configured.whoami.clone(),
-        own: vec![settings.paths.work.clone(), settings.paths.out.clone()],
+        own: own_directories(settings),
         immutable: immutable_stores(configured),
         replaced: None,
     }
+}
+
+/// Nested ones come after those that hold them.
+fn own_directories(settings: &Settings) -> Vec<PathBuf> {
+    let paths = &settings.paths;
+    let caches = paths.shares_caches().then_some(&paths.caches);
+    caches.into_iter().chain([&paths.work, &paths.out]).cloned().collect()
+}
+
+/// The local store of answers of sources with this trust.
+fn local_store(settings: &Settings) -> std::io::Result<Store> {
+    let root = settings.paths.signatures(&settings.cache.trust);
+    let store = match settings.paths.shares_caches() {
+        true => Store::shared(root, true),
+        false => Store::local(root),
+    };
+    make_private(store.root())?;
+    Ok(store)
 }
 
 /// The share's layer stores, as the paths of their checkouts begin.
@@ -109,8 +129,7 @@ impl CacheOpener<'_> {
         }
         let settings = self.settings;
         let trust = &settings.cache.trust;
-        let local = Store::local(settings.paths.signatures(trust));
-        make_private(local.root())?;
+        let local = local_store(settings)?;
         let place = place(settings, self.configured, &settings.paths.check(self.name));
         let stores = stores(self.configured, local);
         let first = rerun.attempt == 0;
@@ -198,8 +217,7 @@ pub async fn open_queries(
     own: &str,
 ) -> CacheResult<Arc<TaskQueries>> {
     let trust = &settings.cache.trust;
-    let local = Store::local(settings.paths.signatures(trust));
-    make_private(local.root())?;
+    let local = local_store(settings)?;
     let store_parse_caches = trust.is_trusted() || configured.user.is_none();
     let why = "something that an earlier step started was still running";
     let not_alone = (!super::is_alone().await).then(|| NotCacheable(why.into()));

@@ -58,6 +58,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),
+            hash_database: bench.path("h"),
             layers: bench.path("layers"),
             trust: Trust::Untrusted { why: String::new(), pull_request: None },
             commit: None,
@@ -85,7 +86,11 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         },
         hooks: Vec::new(),
         hooks_closed: None,
-        paths: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
+        paths: Paths {
+            work: bench.path("work"),
+            caches: bench.path("work"),
+            out: checkout.join("build-agent-out"),
+        },
         build_user: None,
         program_path: None,
         network: Vec::new(),

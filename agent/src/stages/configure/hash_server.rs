@@ -15,7 +15,7 @@ pub async fn choose(
 ) -> Serve {
     let cache = &settings.cache;
     let (serve, why_not) =
-        hash_server::plan(&cache.hash_server, cache.trust.is_trusted(), bitbake, &cache.hash_database());
+        hash_server::plan(&cache.hash_server, cache.trust.is_trusted(), bitbake, &cache.hash_database);
     let trouble = match (why_not, serve.address()) {
         (Some(why), _) => Some(why),
         (None, None) => None,

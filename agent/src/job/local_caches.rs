@@ -1,0 +1,160 @@
+//! The local caches that the jobs of one user share: whether this job can use them, and its leases on them.
+//!
+//! BitBake locks each download and renames each object of shared state into its place, so jobs can use the same
+//! directories at the same time. A prune asks for the leases.
+//!
+//! If the agent is root, layer code of all jobs runs as the build user. What trusted sources left is closed to that user
+//! while it runs code that nobody vouches for, so jobs of both kinds do not use the caches at the same time.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+
+use crate::config::Settings;
+use agent_cache::Lease;
+use agent_cache::areas::LOCKS;
+use agent_fs::read::NO_FOLLOW;
+use agent_process::User;
+use agent_types::error::{Error, Result};
+use agent_types::share::Share;
+
+/// The end of a job takes its time.
+const MARGIN: Duration = Duration::from_secs(10 * 60);
+
+/// Another job holds a lock this long at most while it looks who else is there.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The job's use of the shared caches. It ends on drop.
+#[derive(Debug)]
+pub struct CacheLease {
+    _leases: Vec<Lease>,
+    _lock: Option<File>,
+}
+
+/// Takes leases on the local caches that the job shares with others. If it cannot use them, it gets caches of its own and
+/// a warning. Blocks for a second at most.
+pub fn claim_caches(settings: &Settings) -> (Settings, Option<CacheLease>) {
+    if !settings.paths.shares_caches() {
+        return (settings.clone(), None);
+    }
+    // Configure reports that there is no build user.
+    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    match claim(settings, user.as_ref()) {
+        Ok(lease) => (settings.clone(), Some(lease)),
+        Err(error) => {
+            let mut settings = settings.with_own_caches();
+            let message = format!("this job does not use the caches of your other jobs: {}", error.message);
+            let hint = error.hint.unwrap_or_else(|| "BUILD_AGENT_CACHE names another directory".to_owned());
+            settings.warnings.push((message, hint));
+            (settings, None)
+        }
+    }
+}
+
+fn claim(settings: &Settings, user: Option<&User>) -> Result<CacheLease> {
+    let (paths, cache) = (&settings.paths, &settings.cache);
+    fs::create_dir_all(&paths.caches)?;
+    let lock = user.map(|_| lock(&paths.caches, cache.trust.is_trusted())).transpose()?;
+    let (top, own) = (Share::new(&paths.caches), paths.caches(&cache.trust));
+    for directory in [&cache.downloads, &cache.sstate, &cache.hash_database] {
+        is_writable(directory, user)?;
+    }
+    let until = SystemTime::now() + settings.limits.job + settings.limits.grace + MARGIN;
+    let take = |share: &Share| Lease::take(share, settings.release.name, until, []);
+    let mut leases = vec![take(&top)?];
+    // The first one is for the layer checkouts, which are in one place for all.
+    if own != top {
+        leases.push(take(&own)?);
+    }
+    Ok(CacheLease { _leases: leases, _lock: lock })
+}
+
+/// Whether the user that runs BitBake owns the directory, if it is there already.
+fn is_writable(directory: &Path, user: Option<&User>) -> Result<()> {
+    let Ok(metadata) = fs::metadata(directory) else { return Ok(()) };
+    let uid = user.map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+    if metadata.is_dir() && metadata.uid() == uid {
+        return Ok(());
+    }
+    let shown = directory.display();
+    Err(match metadata.is_dir() {
+        false => Error::machine(format!("`{shown}` is not a directory")).hint(format!("rm {shown}")),
+        true => Error::machine(format!(
+            "`{shown}` belongs to uid {}, and BitBake runs as uid {uid}",
+            metadata.uid()
+        ))
+        .hint(format!("chown -R {uid} {shown}; or name another directory with BUILD_AGENT_CACHE")),
+    })
+}
+
+/// Keeps jobs of the other kind from the caches.
+///
+/// # Errors
+/// If one is there.
+fn lock(caches: &Path, is_trusted: bool) -> Result<File> {
+    let [untrusted, trusted] = LOCKS.map(|name| caches.join(name));
+    let (own, other) = if is_trusted { (trusted, untrusted) } else { (untrusted, trusted) };
+    let held = taken(&own, File::try_lock_shared)?;
+    match taken(&other, File::try_lock) {
+        Ok(_) => Ok(held),
+        Err(_) => {
+            let kind = if is_trusted { "an untrusted source" } else { "a trusted source" };
+            Err(Error::machine(format!("a job of {kind} uses {} now", caches.display()))
+                .hint("run jobs of trusted and of untrusted sources one after another"))
+        }
+    }
+}
+
+fn taken(path: &Path, lock: impl Fn(&File) -> std::result::Result<(), TryLockError>) -> Result<File> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
+    let (file, _) = options.open(path)?.into_parts();
+    for _ in 0..TRIES {
+        match lock(&file) {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
+            }
+        }
+    }
+    Err(Error::machine(format!("`{}` is locked", path.display())))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_of_both_kinds_do_not_meet() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path(), false).unwrap();
+        let second = lock(directory.path(), false).unwrap();
+        let error = lock(directory.path(), true).unwrap_err();
+        assert!(error.message.contains("an untrusted source"), "{error}");
+        drop(first);
+        assert!(lock(directory.path(), true).is_err(), "one is still there");
+        drop(second);
+        let trusted = lock(directory.path(), true).unwrap();
+        assert!(lock(directory.path(), false).unwrap_err().message.contains("a trusted source"));
+        drop(trusted);
+        lock(directory.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_the_fix() {
+        let directory = tempfile::tempdir().unwrap();
+        let uid = directory.path().metadata().unwrap().uid();
+        let user = |uid| User { name: "x".into(), uid, gid: 1, home: "/".into() };
+        is_writable(directory.path(), Some(&user(uid))).unwrap();
+        is_writable(&directory.path().join("none"), Some(&user(uid + 1))).unwrap();
+        let error = is_writable(directory.path(), Some(&user(uid + 1))).unwrap_err();
+        assert!(error.hint.unwrap().starts_with(&format!("chown -R {}", uid + 1)));
+    }
+}
