@@ -114,6 +114,9 @@ pub struct ManifestArgs {
     /// The configuration of a file of bitbake-setup, and its fragments, such as poky,machine/qemuarm64,distro/poky
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub choose: Vec<String>,
+    /// The cell of the manifest's matrix; build-agent plan lists them
+    #[arg(long, value_name = "ID")]
+    pub cell: Option<String>,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -252,6 +255,9 @@ pub struct Plan {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Print the cells of the manifest's matrix on one line, as `strategy.matrix` of a GitHub workflow needs them
+    #[arg(long, conflicts_with_all = ["json", "explain", "cell"])]
+    pub cells: bool,
 }
 
 #[derive(Debug, Args)]

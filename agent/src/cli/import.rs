@@ -52,6 +52,7 @@ pub async fn command(args: arguments::Import, environment: &AgentEnvironment) ->
     let manifest_args = arguments::ManifestArgs {
         manifest: Some(manifest.display().to_string()),
         manifest_sha256: None,
+        cell: None,
         choose: Vec::new(),
         common: arguments::CommonArgs { set: Vec::new(), ..args.manifest.common },
     };

@@ -153,7 +153,8 @@ pub async fn load_request(request: &Request, environment: &AgentEnvironment) -> 
 
 /// The request of the command line; downloads the manifest if it has a URL.
 pub async fn request(args: &ManifestArgs) -> Result<Request> {
-    let mut request = Request { choice: args.choose.clone(), ..with_common(&args.common) };
+    let (choice, cell) = (args.choose.clone(), args.cell.clone());
+    let mut request = Request { choice, cell, ..with_common(&args.common) };
     match args.manifest.as_deref() {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;

@@ -6,6 +6,7 @@ mod cache;
 mod cache_place;
 mod cache_publish;
 mod cache_text;
+mod cells;
 mod current_dir;
 mod definition;
 mod diagnostics;

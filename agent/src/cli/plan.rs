@@ -3,17 +3,19 @@
 use serde_json::json;
 
 use crate::config::{
-    self, AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait, Ptest,
-    Repo, RepoSource, Request, Settings, Wanted,
+    self, AgentEnvironment, Cache, Cell, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait,
+    Ptest, Repo, RepoSource, Request, Settings, Wanted,
 };
 use crate::job;
-use agent_types::error::Result;
+use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 use agent_types::tiers::{TierKind, Trust};
+use agent_types::words::count;
 
 use super::arguments;
 use super::base_rules::with_rules;
+use super::cells::{load_cells, matrix_cells, of_cell};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
 use super::job::{load_request, request, with_release, with_rules_args};
@@ -36,14 +38,64 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
         }
         return Ok(ExitStatus::Passed);
     }
+    let selection = job::Selection::from(&args.selection);
+    if let Some(cells) = matrix_cells(&ruled.request, environment).await? {
+        let mut planned = Vec::new();
+        for (cell, settings) in load_cells(cells, &ruled.request, environment).await? {
+            let plan = job::Plan::new(&settings, &selection).map_err(|error| of_cell(error, &cell))?;
+            planned.push((cell, settings, plan));
+        }
+        match (args.cells, args.json) {
+            (true, _) => print::raw(&format!("{}\n", for_workflow(&planned)))?,
+            (false, true) => print::json(cells_json(&planned))?,
+            (false, false) => print::text(&cells_text(&planned))?,
+        }
+        return Ok(ExitStatus::Passed);
+    }
     let settings = load_request(&ruled.request, environment).await?;
-    let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
+    let plan = job::Plan::new(&settings, &selection)?;
+    if args.cells {
+        let hint = "docs/matrix.md shows one";
+        return Err(Error::usage("plan --cells: the manifest has no [matrix]").hint(hint));
+    }
     if args.json {
         print::json(as_json(&settings, &plan))?;
     } else {
         print::text(&as_text(&settings, &plan))?;
     }
     Ok(ExitStatus::Passed)
+}
+
+/// The plans of all cells.
+fn cells_text(planned: &[(Cell, Settings, job::Plan)]) -> String {
+    let mut text = format!("{}\n", count(planned.len() as u64, "cell"));
+    for (cell, ..) in planned {
+        text += &format!("  {:<28} {}\n", cell.id, cell.shown());
+    }
+    for (cell, settings, plan) in planned {
+        text += &format!("\n--- {} ---\n{}", cell.id, as_text(settings, plan));
+    }
+    text
+}
+
+fn cells_json(planned: &[(Cell, Settings, job::Plan)]) -> serde_json::Value {
+    let cell = |(cell, settings, plan): &(Cell, Settings, job::Plan)| json!({ "id": cell.id, "values": cell.values(), "plan": as_json(settings, plan) });
+    json!({
+        "schema": "build-agent/matrix-plan/v1",
+        "cells": planned.iter().map(cell).collect::<Vec<_>>(),
+    })
+}
+
+/// `strategy.matrix` of a GitHub workflow: each job has the name of its cell, its release and its machines.
+fn for_workflow(planned: &[(Cell, Settings, job::Plan)]) -> serde_json::Value {
+    let job = |(cell, settings, _): &(Cell, Settings, job::Plan)| {
+        json!({
+            "cell": cell.id,
+            "release": settings.release.name,
+            "machine": settings.config.machines.join(" "),
+        })
+    };
+    json!({ "include": planned.iter().map(job).collect::<Vec<_>>() })
 }
 
 fn as_text(settings: &Settings, plan: &job::Plan) -> String {

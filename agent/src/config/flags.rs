@@ -66,7 +66,8 @@ pub fn steps(key: &str) -> Result<Vec<String>, Diagnostic> {
     if steps.is_empty() || !problems.is_empty() { Err(bad()) } else { Ok(steps) }
 }
 
-fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result<(), Diagnostic> {
+/// Sets the value at a path, and makes the tables above it.
+pub fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result<(), Diagnostic> {
     let [step, rest @ ..] = steps else {
         *node = new;
         return Ok(());

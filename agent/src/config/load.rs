@@ -47,6 +47,32 @@ pub fn load(
     cwd: &Path,
     now: SystemTime,
 ) -> Result<Loaded<Settings>> {
+    match load_or_problems(request, env, cwd, now)? {
+        Loaded::Needs(repos) => Ok(Loaded::Needs(repos)),
+        Loaded::Ready(Ok(settings)) => Ok(Loaded::Ready(settings)),
+        Loaded::Ready(Err(problems)) => Err(refused(problems, &request.rules)),
+    }
+}
+
+/// The error for problems of the input.
+pub fn refused(problems: Problems, rules: &Rules) -> Error {
+    let error = Error::from(problems);
+    match rules {
+        Rules::OfBase(base) => error.hint(format!("these files are those of the base {}", base.shown())),
+        Rules::OfCheckout | Rules::NoBase { .. } => error,
+    }
+}
+
+/// Loads the settings of a job, or finds all problems of the input.
+///
+/// # Errors
+/// As [`load`], except for problems.
+pub fn load_or_problems(
+    request: &Request,
+    env: &AgentEnvironment,
+    cwd: &Path,
+    now: SystemTime,
+) -> Result<Loaded<std::result::Result<Settings, Problems>>> {
     let project_root = paths::find(request, env, cwd)?;
     let mut problems = Problems::default();
     let whole = match whole_manifest::read(request, env, cwd, &project_root, &mut problems)? {
@@ -57,16 +83,13 @@ pub fn load(
     let read =
         whole.as_ref().and_then(|whole| read(whole, request, env, cwd, &project_root, now, &mut problems));
     if !problems.is_empty() {
-        let error = Error::from(problems);
-        return Err(match &project_root.rules {
-            Rules::OfBase(base) => error.hint(format!("these files are those of the base {}", base.shown())),
-            Rules::OfCheckout | Rules::NoBase { .. } => error,
-        });
+        return Ok(Loaded::Ready(Err(problems)));
     }
     // Without a problem, the manifest was read.
     let nothing = || Error::internal("the manifest was not read, and nothing says why");
     let (whole, read) = whole.zip(read).ok_or_else(nothing)?;
-    settings(read, &whole.text, request, env, cwd, project_root, now).map(Loaded::Ready)
+    settings(read, &whole.text, request, env, cwd, project_root, now)
+        .map(|settings| Loaded::Ready(Ok(settings)))
 }
 
 /// All inputs for the trust in the source.
@@ -237,6 +260,7 @@ fn settings(
         name: sections.name,
         release: release.name.to_owned(),
         machines: sections.machines.clone(),
+        cell: request.cell.clone(),
         commit: None,
         tree: None,
         dirty: false,
@@ -417,6 +441,7 @@ fn reproduce(request: &Request, project_root: &ProjectRoot, only: Option<&OnlyLa
     let mut command = vec!["build-agent".to_owned(), "run".to_owned(), project_root.manifest_name.clone()];
     let sha256 = request.manifest_sha256.iter();
     command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));
+    command.extend(request.cell.iter().flat_map(|cell| ["--cell".to_owned(), cell.clone()]));
     command.extend(request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
     command.extend(request.options.iter().cloned());
     command

@@ -8,6 +8,7 @@
 mod device_section;
 mod github;
 mod layers;
+mod matrix;
 mod schema;
 mod test_section;
 
@@ -24,6 +25,7 @@ use agent_types::stage::Stage;
 pub use device_section::{UnvalidatedDevice, YesOrNo};
 pub use github::{CommentWhen, GitHubReport, UnvalidatedAppId, UnvalidatedGitHub};
 pub use layers::{LayerOrderWord, UnvalidatedLayerPath};
+pub use matrix::UnvalidatedMatrix;
 pub use schema::schema;
 pub(super) use schema::schema_of;
 pub use test_section::{FlakyTests, PtestWord, SshServerWord, TestRunner, UnvalidatedPtest, UnvalidatedTest};
@@ -60,6 +62,10 @@ pub struct UnvalidatedManifest {
     /// Code name of the job's Yocto release.
     #[schemars(required, extend("enum" = Release::names().collect::<Vec<_>>()))]
     pub release: Option<String>,
+    /// One job for each combination of these values: a cell.
+    #[serde(default)]
+    #[allow(dead_code, reason = "a cell overrides keys before this is read")]
+    pub matrix: Option<UnvalidatedMatrix>,
     /// The sources besides the layer under test: BitBake, OE-Core or poky, other layers.
     #[schemars(required, extend("minProperties" = 1, "propertyNames" = json!({ "pattern": NAME })))]
     pub repos: Option<BTreeMap<String, UnvalidatedRepo>>,

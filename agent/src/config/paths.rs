@@ -139,7 +139,8 @@ pub fn resolve(
 ) -> Result<Paths> {
     let cwd = fs_err::canonicalize(cwd)?;
     let (top, origin) = top_of_work(request.work_dir.as_deref(), env)?;
-    let work = values::normal(&cwd.join(top)).join(format!("{}-{}", sanitised(name), release.name));
+    let last = request.cell.as_deref().unwrap_or(release.name);
+    let work = values::normal(&cwd.join(top)).join(format!("{}-{last}", sanitised(name)));
     bitbake_accepts(&work, origin)?;
     let caches = shared_caches(request.work_dir.as_deref(), env, &cwd)?.unwrap_or_else(|| work.clone());
     Ok(Paths { work, caches, out: out_dir(request.out.as_deref(), &cwd)? })

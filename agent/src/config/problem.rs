@@ -162,6 +162,27 @@ impl Problems {
         self.0.push(Problem { place, key, message: mistake.message, hint: mistake.hint });
     }
 
+    /// The problems of several cells of a matrix: each once, with the cells that have it unless all have it.
+    pub fn of_cells(cells: Vec<(String, Problems)>, count: usize) -> Problems {
+        let mut all: Vec<(Problem, Vec<&str>)> = Vec::new();
+        for (id, problems) in &cells {
+            for problem in problems.sorted() {
+                match all.iter_mut().find(|(known, _)| known == problem) {
+                    Some((_, ids)) => ids.push(id),
+                    None => all.push((problem.clone(), vec![id])),
+                }
+            }
+        }
+        let named = |(mut problem, ids): (Problem, Vec<&str>)| {
+            if ids.len() < count {
+                let word = if ids.len() == 1 { "cell" } else { "cells" };
+                problem.message += &format!(" ({word} {})", ids.join(", "));
+            }
+            problem
+        };
+        Problems(all.into_iter().map(named).collect())
+    }
+
     pub fn append(&mut self, mut others: Problems) {
         self.0.append(&mut others.0);
     }
@@ -253,6 +274,22 @@ mod tests {
         );
         let error = Error::from(problems);
         assert_eq!(error.class, agent_types::error::Class::Usage);
+    }
+
+    #[test]
+    fn problems_of_cells_are_there_once_with_their_cells() {
+        let one = |line: usize| {
+            let mut problems = Problems::default();
+            problems.add(file(line, 1), None, Diagnostic::new("is wrong"));
+            problems
+        };
+        let mut both = one(1);
+        both.append(one(2));
+        let all = Problems::of_cells(vec![("a".into(), both), ("b".into(), one(1))], 2);
+        assert_eq!(
+            all.to_string(),
+            "build-agent.toml:1:1: is wrong\nbuild-agent.toml:2:1: is wrong (cell a)\n2 problems; nothing was run"
+        );
     }
 
     #[test]

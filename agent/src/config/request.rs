@@ -18,6 +18,8 @@ pub struct Request {
     pub manifest_text: Option<(String, String)>,
     /// SHA-256 of the downloaded manifest, lower-case hexadecimal.
     pub manifest_sha256: Option<String>,
+    /// `--cell`: the cell of the manifest's matrix.
+    pub cell: Option<String>,
     /// `--set`, in order.
     pub set: Vec<String>,
     pub work_dir: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
+use super::cell;
 use super::definition::Translated;
 use super::environment::AgentEnvironment;
 use super::include::{self, Included, Missing};
@@ -18,7 +19,7 @@ use super::request::Request;
 use super::settings::{GitSource, RepoSource, Secret};
 use super::tree::{self, Node};
 use super::validator::Validator;
-use super::{flags, lock_file, old_keys, render, structure};
+use super::{flags, lock_file, matrix, old_keys, placeholders, render, structure};
 
 /// What was read; or the repositories that have to be fetched first, because the manifest includes files of them.
 #[derive(Debug)]
@@ -76,26 +77,29 @@ pub fn read(
     problems: &mut Problems,
 ) -> Result<Option<Loaded<Whole>>> {
     if let Some(definition) = &request.definition {
+        if let Some(id) = &request.cell {
+            return Err(cell::no_matrix(id));
+        }
         return Ok(Some(Loaded::Ready(of_definition(definition, project_root))));
     }
-    let bytes = match (&request.manifest_text, &project_root.manifest) {
-        (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE)
-            .map_err(|error| Error::usage("cannot read the manifest").because(&error))?,
-        (None, None) => return Err(Error::internal("a manifest without text and without file")),
-    };
-    let Some(mut top) = tree::parse_bytes(&project_root.manifest_name, &bytes, problems) else {
-        return Ok(None);
-    };
-    old_keys::rename(&mut top);
+    let bytes = text(request, project_root)?;
+    let Some(top) = parse(&bytes, project_root, problems) else { return Ok(None) };
     let around = Surroundings { project_root, cwd, codebuild: env.codebuild.as_ref() };
     let mut available = request.included.clone();
     loop {
         let mut found = Problems::default();
-        let included = include::read(top.clone(), project_root, &available, &mut found);
+        let mut included = include::read(top.clone(), project_root, &available, &mut found);
         let mut tree = included.tree.clone();
+        if let Some(cell) = cell::of_request(&tree, request, &mut found)? {
+            matrix::overlay(&mut tree, &cell, &mut found);
+            let mut values = Node::table(tree.place.clone());
+            matrix::overlay(&mut values, &cell, &mut Problems::default());
+            included.parts.push(values);
+        }
         flags::apply(&mut tree, &request.set, &mut found);
         include::reject_flags(&tree, &mut found);
+        matrix::take(&mut tree);
+        placeholders::fill(&mut tree, &mut found);
         // With other problems, nothing is fetched.
         let wanted = match found.is_empty() {
             true => wanted(&tree, &included.missing, request, project_root, &around, &mut found),
@@ -105,11 +109,34 @@ pub fn read(
             return Ok(Some(Loaded::Needs(wanted.git)));
         }
         if wanted.local.is_empty() {
+            if !available.is_empty() {
+                cell::reject_foreign_matrix(&top, &included.tree, project_root, &mut found);
+            }
             problems.append(found);
             return Ok(Some(Loaded::Ready(whole(bytes, project_root, included, tree, available))));
         }
         available.extend(wanted.local);
     }
+}
+
+/// The text of the request's manifest.
+///
+/// # Errors
+/// Usage, if its file cannot be read.
+pub(super) fn text(request: &Request, project_root: &ProjectRoot) -> Result<Vec<u8>> {
+    match (&request.manifest_text, &project_root.manifest) {
+        (Some((_, text)), _) => Ok(text.clone().into_bytes()),
+        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE)
+            .map_err(|error| Error::usage("cannot read the manifest").because(&error)),
+        (None, None) => Err(Error::internal("a manifest without text and without file")),
+    }
+}
+
+/// The tree of the manifest's own file. `None`, if it is not TOML, which is a problem.
+pub(super) fn parse(bytes: &[u8], project_root: &ProjectRoot, problems: &mut Problems) -> Option<Node> {
+    let mut top = tree::parse_bytes(&project_root.manifest_name, bytes, problems)?;
+    old_keys::rename(&mut top);
+    Some(top)
 }
 
 /// The manifest that a definition of another tool means.

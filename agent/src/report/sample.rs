@@ -52,6 +52,7 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
             name: "meta-x".into(),
             release: "scarthgap".into(),
             machines: vec!["qemux86-64".into()],
+            cell: None,
             commit: Some("3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c".into()),
             tree: None,
             dirty: false,

@@ -4,6 +4,8 @@
 //! results/v1/<name>/<release>/<machines>/<commit>/<build>/    the reports of one job
 //! results/v1/<name>/<release>/<machines>/<commit>/latest.json what later jobs are compared with; written last
 //! ```
+//!
+//! A cell of a matrix has its identifier in the place of the machines.
 
 use sha2::{Digest, Sha256};
 
@@ -32,14 +34,14 @@ pub async fn open(root: &Destination, is_share: bool, kms_key_id: Option<&str>) 
 
 /// The results of all commits of a job.
 pub fn of_job(job: &JobIdentity) -> String {
-    let machines = match job.machines.join("+") {
+    let configuration = match job.cell.clone().unwrap_or_else(|| job.machines.join("+")) {
         long if long.len() > LONGEST => {
             let digest = hexadecimal(&Sha256::digest(&long)[..8]);
             format!("{}-machines-{digest}", job.machines.len())
         }
-        machines => machines,
+        configuration => configuration,
     };
-    let parts = [&job.name, &job.release, &machines].map(|part| segment(part));
+    let parts = [&job.name, &job.release, &configuration].map(|part| segment(part));
     format!("{TOP}/{}", parts.join("/"))
 }
 
@@ -92,6 +94,7 @@ mod tests {
             (JobIdentity { dirty: true, ..job() }, "results/v1/meta-x/scarthgap/a+b/0123-dirty/17"),
             (JobIdentity { commit: None, ..job() }, "results/v1/meta-x/scarthgap/a+b/unversioned/17"),
             (JobIdentity { machines: Vec::new(), ..job() }, "results/v1/meta-x/scarthgap/_/0123/17"),
+            (JobIdentity { cell: Some("c_1".into()), ..job() }, "results/v1/meta-x/scarthgap/c_1/0123/17"),
             (
                 JobIdentity { machines: hostile, name: "..".into(), ..job() },
                 "results/v1/%2E%2E/scarthgap/..+a%2Fb+/0123/17",

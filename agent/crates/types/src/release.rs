@@ -75,6 +75,14 @@ impl Release {
         if self.sstate_version < 10 { ".tgz" } else { ".tar.zst" }
     }
 
+    /// The branch of BitBake's own repository. Before whinlatter, poky and OE-Core name the version.
+    pub const fn bitbake_branch(&self) -> &'static str {
+        match self.sources {
+            Sources::Poky => self.bitbake,
+            Sources::Separate { bitbake_branch } => bitbake_branch,
+        }
+    }
+
     /// Finds the release with this code name.
     pub fn find(name: &str) -> Option<&'static Release> {
         RELEASES.iter().find(|release| release.name == name)

@@ -10,9 +10,10 @@ use super::UnvalidatedManifest;
 /// The JSON Schema of the manifest, for editors and for `build-agent schema`.
 pub fn schema() -> Value {
     let mut schema = schema_of::<UnvalidatedManifest>();
-    // An included file may have the required keys.
+    // An included file may have the required keys, and a matrix the release.
     if let Some(required) = schema.as_object_mut().and_then(|schema| schema.remove("required")) {
-        schema["anyOf"] = json!([{ "required": ["include"] }, { "required": required }]);
+        schema["anyOf"] =
+            json!([{ "required": ["include"] }, { "required": ["matrix"] }, { "required": required }]);
     }
     schema
 }
@@ -62,7 +63,10 @@ mod tests {
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["title"], "build-agent.toml");
         let required = json!({ "required": ["version", "name", "release", "repos"] });
-        assert_eq!(schema["anyOf"], json!([{ "required": ["include"] }, required]));
+        assert_eq!(
+            schema["anyOf"],
+            json!([{ "required": ["include"] }, { "required": ["matrix"] }, required])
+        );
         assert_eq!(schema["additionalProperties"], false);
         let releases = schema["properties"]["release"]["enum"].as_array().unwrap();
         assert!(releases.contains(&json!("scarthgap")) && releases.contains(&json!("master")));

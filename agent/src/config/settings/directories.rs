@@ -15,7 +15,7 @@ use agent_types::tiers::{TieredShare, Trust};
 ///   pr/<N>/ trusted/    the same of pull request N and of trusted sources: what an untrusted build left behind must
 ///                       not be published by a trusted one
 ///   layers/             layer checkouts by commit; without shared caches, in --work-dir
-/// work/                 --work-dir/<name>-<release>
+/// work/                 --work-dir/<name>-<release>, or --work-dir/<name>-<cell> for a cell of a matrix
 ///   lock                held by the running job
 ///   repos/<name>        links to the checkouts, for builds
 ///   build/              the build directory of bitbake-layers and builds; outlives the job
@@ -32,7 +32,7 @@ use agent_types::tiers::{TieredShare, Trust};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Holds everything of this job; `--work-dir` joined with `<name>-<release>`.
+    /// Holds everything of this job except shared caches.
     pub work: PathBuf,
     /// Holds the local caches; `work`, if the job shares them with no other.
     pub caches: PathBuf,

@@ -41,6 +41,9 @@ pub struct JobIdentity {
     /// The machines of the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<String>,
+    /// The cell of the manifest's matrix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cell: Option<String>,
     /// The commit of the layer under test; `None` when it is not in git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,

@@ -1,0 +1,136 @@
+//! Matrices and the cells that they mean.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::super::tree::parse;
+use super::*;
+
+fn read(text: &str) -> (Vec<Cell>, String) {
+    let mut problems = Problems::default();
+    let tree = parse("f", text, &mut problems).unwrap();
+    let cells = cells(tree.child(KEY).unwrap(), &mut problems);
+    (cells, problems.to_string())
+}
+
+/// `id: key=value …` of each cell.
+fn shown(text: &str) -> Vec<String> {
+    let (cells, said) = read(&format!("[matrix]\n{text}"));
+    assert!(said.starts_with("0 problems"), "{text}: {said}");
+    let one = |cell: &Cell| format!("{}: {}", cell.id, cell.shown().replace('"', ""));
+    cells.iter().map(one).collect()
+}
+
+#[test]
+fn each_combination_is_a_cell_except_the_excluded_ones() {
+    let text = "machine = ['qemux86-64', 'raspberrypi4-64']\nrelease = ['kirkstone', 'scarthgap']\n\
+                exclude = [{ machine = 'raspberrypi4-64', release = 'kirkstone' }]\n";
+    assert_eq!(
+        shown(text),
+        [
+            "kirkstone_qemux86_64: machine = qemux86-64, release = kirkstone",
+            "scarthgap_qemux86_64: machine = qemux86-64, release = scarthgap",
+            "scarthgap_raspberrypi4_64: machine = raspberrypi4-64, release = scarthgap",
+        ]
+    );
+    let part = "machine = ['a', 'b']\nrelease = ['kirkstone', 'scarthgap']\nexclude = [{ machine = 'a' }]\n";
+    assert_eq!(shown(part).len(), 2, "an excluded element may name a part of the axes");
+}
+
+/// The example of GitHub's documentation, with machines for fruits and releases for animals.
+#[test]
+fn include_means_what_it_means_in_github_actions() {
+    let text = "machine = ['apple', 'pear']\nrelease = ['kirkstone', 'scarthgap']\n[[matrix.include]]\n\
+                'limits.job' = 'green'\n[[matrix.include]]\n'limits.job' = 'pink'\nrelease = 'kirkstone'\n\
+                [[matrix.include]]\nmachine = 'apple'\n'limits.log' = 'circle'\n[[matrix.include]]\n\
+                machine = 'banana'\n[[matrix.include]]\nmachine = 'banana'\nrelease = 'kirkstone'\n";
+    assert_eq!(
+        shown(text),
+        [
+            "kirkstone_apple: machine = apple, release = kirkstone, limits.job = pink, limits.log = circle",
+            "scarthgap_apple: machine = apple, release = scarthgap, limits.job = green, limits.log = circle",
+            "kirkstone_pear: machine = pear, release = kirkstone, limits.job = pink",
+            "scarthgap_pear: machine = pear, release = scarthgap, limits.job = green",
+            "banana: machine = banana",
+            "kirkstone_banana: machine = banana, release = kirkstone",
+        ]
+    );
+    let alone = "include = [{ machine = 'a' }, { machine = 'b', release = 'scarthgap' }]\n";
+    assert_eq!(shown(alone), ["a: machine = a", "scarthgap_b: machine = b, release = scarthgap"]);
+}
+
+#[test]
+fn identifiers_are_valid_readable_and_unique() {
+    for (text, wanted) in [
+        ("release = ['scarthgap']\n", &["scarthgap"][..]),
+        ("'repos.meta-x.branch' = ['main', 'next/5.0']\nmachine = ['m']\n", &["m_main", "m_next_5_0"]),
+        ("target = ['core-image-minimal', 'virtual/kernel']\n", &["core_image_minimal", "virtual_kernel"]),
+        ("'repos.bitbake.branch' = ['2.8']\n", &["cell_2_8"]),
+        ("'build.targets' = [['a', 'b'], ['c']]\n", &["a_b", "c"]),
+        ("'check.oelint' = ['off']\n'limits.x' = [1, true]\n", &["off_1", "off_true"]),
+    ] {
+        let ids: Vec<String> = read(&format!("[matrix]\n{text}")).0.into_iter().map(|cell| cell.id).collect();
+        assert_eq!(ids, wanted, "{text}");
+    }
+    let alike = format!("machine = ['a-b', 'a_b', 'merge', '{}', 'plain']\n", "x".repeat(90));
+    let (cells, _) = read(&format!("[matrix]\n{alike}"));
+    let ids: Vec<&str> = cells.iter().map(|cell| cell.id.as_str()).collect();
+    assert_eq!(ids.last(), Some(&"plain"));
+    assert!(ids[0].starts_with("a_b_") && ids[1].starts_with("a_b_") && ids[0] != ids[1], "{ids:?}");
+    assert!(ids[2].starts_with("merge_") && ids[3].len() == 48, "{ids:?}");
+    assert_eq!(read(&format!("[matrix]\n{alike}")).0, cells, "stable");
+    let valid = |id: &str| id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    assert!(ids.iter().all(|id| valid(id)), "{ids:?}");
+}
+
+#[test]
+fn mistakes_have_their_position() {
+    for (text, wanted) in [
+        ("", "f:1:1: [matrix]: has no cell"),
+        ("machine = []", "f:2:11: [matrix] machine: is empty"),
+        (
+            "machine = 'a'",
+            "f:2:11: [matrix] machine: must be a list of values, not a string\n  hint: put it in brackets: ['a']",
+        ),
+        ("machine = ['a', 'a']", "f:2:17: [matrix] machine: \"a\" is listed twice"),
+        ("machine = [1]", "f:2:12: [matrix] machine: a value must be a string, not an integer"),
+        (
+            "machines = ['a']",
+            "f:2:1: [matrix] machines: `machines` is not an axis\n  hint: did you mean `machine`?",
+        ),
+        ("name = ['a']", "`name` is not an axis\n  hint: "),
+        ("repos.x.branch = ['a']", "f:2:1: [matrix] repos: `repos` is not an axis"),
+        ("'matrix.x' = ['a']", "is a key of the matrix itself"),
+        (
+            "'a.b' = [{ c = 1 }]",
+            "a value must be a string, an integer, true, false or a list of strings, not a table",
+        ),
+        ("machine = ['a']\nexclude = [{ machine = 'a' }]", "f:1:1: [matrix]: has no cell"),
+        (
+            "machine = ['qemuarm']\nexclude = [{ machine = 'qemuarn' }]",
+            "f:3:24: [matrix] exclude: `machine` has no value \"qemuarn\"\n  hint: did you mean \"qemuarm\"?",
+        ),
+        (
+            "machine = ['a']\nexclude = [{ distro = 'x' }]",
+            "f:3:23: [matrix] exclude: `distro` is not an axis of this matrix\n  hint: the axes are: machine",
+        ),
+        ("machine = ['a']\nexclude = [{}]", "an element is empty"),
+        ("machine = ['a']\ninclude = ['a']", "an element must be a table, not a string"),
+        ("machine = ['a']\ninclude = { machine = 'b' }", "must be a list of tables, not a table"),
+        (
+            "machine = ['a']\n'config.machines' = [['b']]",
+            "[matrix] \"config.machines\": sets the same key as `machine`",
+        ),
+        (
+            "machine = ['a']\ninclude = [{ machine = 'b' }, { machine = 'b' }]",
+            "f:3:24: [matrix]: this cell is there twice",
+        ),
+    ] {
+        let (_, said) = read(&format!("[matrix]\n{text}\n"));
+        assert!(said.contains(wanted), "{text}\n{said}");
+    }
+    let many = |axes: usize| -> String {
+        let values: Vec<String> = (0..10).map(|value| format!("'v{value}'")).collect();
+        (0..axes).map(|axis| format!("'a.k{axis}' = [{}]\n", values.join(", "))).collect()
+    };
+    assert!(read(&format!("[matrix]\n{}", many(3))).1.contains("has 1000 cells; at most 256 are allowed"));
+    assert!(read(&format!("[matrix]\n{}", many(60))).1.contains("has more than 4096 combinations"));
+}
