@@ -203,6 +203,9 @@ pub struct Run {
     pub rules: RulesArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Use the commits of this lock, which must pin every repo, instead of build-agent.lock beside the manifest
+    #[arg(long, value_name = "FILE", value_parser = utf8_path())]
+    pub pins: Option<PathBuf>,
     #[command(flatten)]
     pub job: JobArgs,
 }

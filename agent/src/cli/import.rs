@@ -44,7 +44,7 @@ pub async fn command(args: arguments::Import, environment: &AgentEnvironment) ->
         {
             let mut floating = source.clone();
             floating.wanted = Wanted::Branch(branch.clone());
-            pins.repos.insert(repo.name.clone(), Locked::new(&floating, commit));
+            pins.insert(&repo.name, Locked::new(&floating, commit));
         }
     }
     report::replace(&lock, config::lock::render(&pins).as_bytes())?;

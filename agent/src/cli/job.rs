@@ -11,13 +11,17 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, AgentEnvironment, MachineShape, Request, Settings, remote};
+use crate::config::lock::floats;
+use crate::config::{
+    self, AgentEnvironment, MachineShape, Pins, Repo, RepoSource, Request, Settings, remote,
+};
 use crate::job::{self, DirLock, FlightRecorder, Opening, Plan, Selection};
 use crate::report::github_actions::{self, Annotations, JobSummary, StopCommands, Stream};
 use crate::report::{
     self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, StoredReport,
     Style, Terminal, ThreadedSink,
 };
+use agent_fs::untrusted;
 use agent_process::{Interrupt, Interrupted, Redactor, Runner, cgroup};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events;
@@ -41,9 +45,11 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let selection = Selection::from(&args.selection);
     let load = async {
         let request = with_release(request(&args.manifest).await?, &args.release);
-        let request = with_rules_args(request, &args.rules);
+        let request = with_pins(with_rules_args(request, &args.rules), args.pins.as_deref())?;
         let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
-        load_request(&ruled.request, environment).await
+        let settings = load_request(&ruled.request, environment).await?;
+        reject_floating_cell(&settings, environment)?;
+        Ok::<_, Error>(settings)
     };
     let settings = started.interrupt.or(load).await.map_err(stopped)??;
     job(&settings, &selection, started, args.job.output, environment).await
@@ -89,6 +95,32 @@ pub fn with_release(mut request: Request, args: &ReleaseArgs) -> Request {
 /// Adds the source of the rules to the request.
 pub fn with_rules_args(request: Request, args: &RulesArgs) -> Request {
     Request { base: args.base.clone(), accept_manifest: args.accept_manifest, ..request }
+}
+
+/// Adds the pins of the command line to the request.
+fn with_pins(request: Request, file: Option<&Path>) -> Result<Request> {
+    let Some(file) = file else { return Ok(request) };
+    let text = untrusted::read_named(file, untrusted::PAGE)
+        .map_err(|error| Error::usage("cannot read the file of --pins").because(&error))?;
+    let pins = Pins { name: file.display().to_string(), text };
+    Ok(Request { pins: Some(pins), ..request })
+}
+
+/// A cell of a matrix in CI must not resolve a branch by itself: the other cells may get another commit.
+fn reject_floating_cell(settings: &Settings, environment: &AgentEnvironment) -> Result<()> {
+    let Some(cell) = settings.job.cell.as_ref().filter(|_| environment.ci) else { return Ok(()) };
+    let floats =
+        |repo: &&Repo| matches!(&repo.source, RepoSource::Git(git) if git.locked.is_none() && floats(git));
+    let names: Vec<&str> = settings.repos.iter().filter(floats).map(|repo| repo.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "cell {cell} would resolve the branches of {} by itself, and the other cells may get other commits",
+        names.join(", ")
+    );
+    Err(Error::usage(message)
+        .hint("commit build-agent.lock (build-agent lock), or give all cells one lock with --pins"))
 }
 
 /// Adds the job's own options to the request.

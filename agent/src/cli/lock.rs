@@ -1,24 +1,27 @@
 //! `build-agent lock`: pins each repo to its current commit.
 
+use std::path::Path;
+
 use futures_util::{StreamExt, stream};
 
-use crate::config::lock::{Lock, Locked};
-use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings, Wanted};
+use crate::config::lock::{Lock, Locked, floats};
+use crate::config::{self, AgentEnvironment, Cell, GitSource, RepoSource, Request, Settings, Wanted};
 use crate::report;
 use crate::stages::cleanup::after;
 use agent_fs::untrusted;
 use agent_git::{Access, Git};
 use agent_process::Runner;
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
+use super::cells::{load_cells, matrix_cells};
 use super::current_dir::current_dir;
 use super::diff;
 use super::job::{load_request, request};
 use super::limited_reading::limit_reading;
 use super::print;
-use super::servers::servers;
+use super::servers::{Servers, servers};
 use super::unrecorded::UnrecordedRun;
 
 /// Maximum number of servers that are asked in parallel.
@@ -47,49 +50,141 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::default(),
         Err(error) => return Err(error.into()),
     };
+    if let Some(cell) = &request.cell {
+        return Err(Error::usage(format!("--cell {cell}: a lock pins the repositories of all cells"))
+            .hint("remove --cell"));
+    }
     // `--update` alone replaces all pins; without it, only repos that have no pin get one.
     let moved = match &update {
         None => Some(&[][..]),
         Some(names) if names.is_empty() => None,
         Some(names) => Some(&names[..]),
     };
-    let is_kept = |name: &String| moved.is_some_and(|moved| !moved.contains(name));
-    let kept = previous.repos.iter().filter(|(name, _)| is_kept(name));
-    let kept_pins = kept.map(|(name, locked)| (name.clone(), locked.clone())).collect();
+    let kept_pins = previous.of_repos(|name| moved.is_some_and(|moved| !moved.iter().any(|one| one == name)));
     let request = Request { ignore_lock: true, kept_pins, ..request };
-    let settings = load_request(&request, environment).await?;
-    let servers = servers(&settings, environment).await?;
-    let access = servers.access.for_source(settings.cache.trust.is_trusted());
-    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
-    if let Some(notice) = &servers.notice {
-        unrecorded.runner.events.info(notice).await;
-    }
-    let pins = resolve(&settings, &unrecorded.runner, &access, moved, |name, source| {
-        let locked = previous.repos.get(name)?;
-        (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
-    })
-    .await;
-    let pins = after(pins, unrecorded.end().await)?;
+    let jobs = match matrix_cells(&request, environment).await? {
+        Some(cells) => load_cells(cells, &request, environment)
+            .await?
+            .into_iter()
+            .map(|(_, settings)| settings)
+            .collect(),
+        None => vec![load_request(&request, environment).await?],
+    };
+    let Some(first) = jobs.first() else { return Err(Error::internal("a matrix without cells")) };
+    let servers = servers(first, environment).await?;
+    let access = servers.access.for_source(first.cache.trust.is_trusted());
+    let sources = sources(&jobs)?;
+    let pins = pins(&sources, first, &servers, moved, &previous).await?;
     let mut lock = Lock::default();
+    for pin in &pins {
+        lock.insert(&pin.name, Locked::new(&pin.source, &pin.commit));
+    }
     if args.diff {
-        let pins = pins.iter().map(|pin| (pin.name.clone(), Locked::new(&pin.source, &pin.commit)));
-        lock.repos.extend(pins);
         diff::show(&diff::of_lock(&previous), &diff::of_lock(&lock), false, &access, environment).await?;
         return Ok(ExitStatus::Passed);
     }
     for pin in &pins {
-        let new = Locked::new(&pin.source, &pin.commit);
-        let old = previous.repos.get(&pin.name);
-        print::line(format_args!(
-            "{:<20} {}",
-            pin.name,
-            change(old.map(|old| old.commit.as_str()), &pin.commit)
-        ))?;
-        lock.repos.insert(pin.name.clone(), new);
+        let old = previous.find(&pin.name, &pin.source).or(match previous.pins(&pin.name) {
+            [only] if lock.pins(&pin.name).len() == 1 => Some(only),
+            _ => None,
+        });
+        let several = lock.pins(&pin.name).len() > 1;
+        let name = if several { format!("{} ({})", pin.name, wanted(&pin.source)) } else { pin.name.clone() };
+        print::line(format_args!("{name:<20} {}", change(old.map(|old| old.commit.as_str()), &pin.commit)))?;
     }
     report::replace(&path, config::lock::render(&lock).as_bytes())?;
     print::line(format_args!("wrote {}", path.display()))?;
     Ok(ExitStatus::Passed)
+}
+
+/// The commits of all repositories of all cells: what is not pinned is resolved now, once.
+///
+/// # Errors
+/// As [`resolve`]; also if two cells were loaded with different commits of one branch.
+pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnvironment) -> Result<Lock> {
+    let jobs: Vec<Settings> = cells.iter().map(|(_, settings)| settings.clone()).collect();
+    let Some(first) = jobs.first() else { return Ok(Lock::default()) };
+    let sources = sources(&jobs)?;
+    let mut lock = Lock::default();
+    if sources.iter().all(|(_, source)| source.locked.is_some() || !floats(source)) {
+        for (name, source) in &sources {
+            let commit = source.locked.clone().or_else(|| commit(source).map(str::to_owned));
+            lock.insert(name, Locked::new(source, &commit.unwrap_or_default()));
+        }
+        return Ok(lock);
+    }
+    let servers = servers(first, environment).await?;
+    for pin in pins(&sources, first, &servers, Some(&[]), &Lock::default()).await? {
+        lock.insert(&pin.name, Locked::new(&pin.source, &pin.commit));
+    }
+    Ok(lock)
+}
+
+/// The commit that the manifest names.
+fn commit(source: &GitSource) -> Option<&str> {
+    match &source.wanted {
+        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit),
+        Wanted::Branch(_) | Wanted::Tag(_) => None,
+    }
+}
+
+/// The branch, tag or commit, for people.
+fn wanted(source: &GitSource) -> &str {
+    match &source.wanted {
+        Wanted::Branch(text) | Wanted::Tag(text) | Wanted::Commit(text) => text,
+        Wanted::CommitOnBranch { branch, .. } => branch,
+    }
+}
+
+/// The git repositories of all jobs, each once.
+///
+/// # Errors
+/// Upstream, if jobs that want the same were loaded with different commits: a branch has moved in between.
+fn sources(jobs: &[Settings]) -> Result<Vec<(String, GitSource)>> {
+    let mut sources: Vec<(String, GitSource)> = Vec::new();
+    for repo in jobs.iter().flat_map(|job| &job.repos) {
+        let RepoSource::Git(source) = &repo.source else { continue };
+        let is_same = |(name, known): &&mut (String, GitSource)| {
+            *name == repo.name && known.url == source.url && known.wanted == source.wanted
+        };
+        match sources.iter_mut().find(is_same) {
+            None => sources.push((repo.name.clone(), source.clone())),
+            Some((_, known)) => match (&known.locked, &source.locked) {
+                (Some(one), Some(other)) if one != other => {
+                    return Err(moved_meanwhile(&repo.name, one, other));
+                }
+                (None, Some(_)) => known.locked.clone_from(&source.locked),
+                _ => {}
+            },
+        }
+    }
+    Ok(sources)
+}
+
+fn moved_meanwhile(name: &str, one: &str, other: &str) -> Error {
+    Error::new(
+        Class::Upstream,
+        format!("{name} moved from {one} to {other} while the cells of the matrix were read"),
+    )
+    .hint("start again; build-agent.lock pins it for good: build-agent lock")
+}
+
+/// Resolves the sources outside of a job.
+async fn pins(
+    sources: &[(String, GitSource)],
+    settings: &Settings,
+    servers: &Servers,
+    moved: Option<&[String]>,
+    previous: &Lock,
+) -> Result<Vec<Pin>> {
+    let access = servers.access.for_source(settings.cache.trust.is_trusted());
+    let unrecorded = UnrecordedRun::new(settings, servers.redactor(settings))?;
+    if let Some(notice) = &servers.notice {
+        unrecorded.runner.events.info(notice).await;
+    }
+    let kept = |name: &str, source: &GitSource| Some(previous.find(name, source)?.commit.clone());
+    let pins = resolve(sources, &settings.checkout, &unrecorded.runner, &access, moved, kept).await;
+    after(pins, unrecorded.end().await)
 }
 
 /// The change of a pin, for people.
@@ -120,32 +215,25 @@ pub struct Pin {
 /// Usage, if a name is not a repo with a `url`, the server does not have a branch, tag or commit, or an object
 /// is not a commit. Upstream, if a server does not answer.
 pub async fn resolve(
-    settings: &Settings,
+    repos: &[(String, GitSource)],
+    checkout: &Path,
     runner: &Runner,
     access: &Access,
     names: Option<&[String]>,
     previous: impl Fn(&str, &GitSource) -> Option<String>,
 ) -> Result<Vec<Pin>> {
-    let repos: Vec<(&str, &GitSource)> = settings
-        .repos
-        .iter()
-        .filter_map(|repo| match &repo.source {
-            RepoSource::Git(source) => Some((repo.name.as_str(), source)),
-            RepoSource::Path(_) => None,
-        })
-        .collect();
-    let known: Vec<&str> = repos.iter().map(|(name, _)| *name).collect();
+    let known: Vec<&str> = repos.iter().map(|(name, _)| name.as_str()).collect();
     if let Some(unknown) = names.unwrap_or_default().iter().find(|name| !known.contains(&name.as_str())) {
         return Err(unknown_name(unknown, &known));
     }
-    let pins = repos.into_iter().map(|(name, source)| {
+    let pins = repos.iter().map(|(name, source)| {
         let moves = names.is_none_or(|names| names.iter().any(|moved| moved == name));
         let kept = if moves { None } else { previous(name, source) };
         async move {
             // Files were included from this commit.
             let commit = match kept.or_else(|| source.locked.clone()) {
                 Some(commit) => commit,
-                None => pin(settings, runner, access, name, source).await?,
+                None => pin(checkout, runner, access, name, source).await?,
             };
             Ok(Pin { name: name.to_string(), source: source.clone(), commit })
         }
@@ -156,7 +244,7 @@ pub async fn resolve(
 
 /// Finds the current commit of a source. The tip of a branch is always a commit; other objects are verified.
 async fn pin(
-    settings: &Settings,
+    checkout: &Path,
     runner: &Runner,
     access: &Access,
     name: &str,
@@ -164,7 +252,7 @@ async fn pin(
 ) -> Result<String> {
     if matches!(source.wanted, Wanted::Branch(_)) {
         let git = Git::new(runner, access, name, Some(&source.url), &[])?;
-        return agent_git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await;
+        return agent_git::resolve(&git, name, &source.url, &source.wanted, checkout).await;
     }
     let scratch = tempfile::Builder::new()
         .prefix("build-agent-lock-")
@@ -190,7 +278,6 @@ mod tests {
     use super::*;
     use crate::stages::checkout::tests::{repo, settings};
     use agent_git::fixture::Bench;
-    use agent_types::error::Class;
 
     #[tokio::test]
     async fn updates_only_the_named_repos() {
@@ -206,7 +293,15 @@ mod tests {
         let job = settings(&bench, "scarthgap", repos);
         let lock = async |names: Option<&[String]>, previous: &[String]| {
             let previous = |name: &str, _: &GitSource| previous.get(usize::from(name == "two")).cloned();
-            let pins = resolve(&job, &bench.runner, &bench.access, names, previous).await?;
+            let pins = resolve(
+                &sources(&[job.clone()]).unwrap(),
+                &job.checkout,
+                &bench.runner,
+                &bench.access,
+                names,
+                previous,
+            )
+            .await?;
             let commits = pins.iter().map(|pin| (pin.name.clone(), pin.commit.clone())).collect::<Vec<_>>();
             Ok::<_, Error>(commits)
         };
@@ -251,7 +346,15 @@ mod tests {
         ] {
             let repos = vec![repo("up", RepoSource::Git(up.source(wanted.clone())), &[])];
             let job = settings(&bench, "scarthgap", repos);
-            let pins = resolve(&job, &bench.runner, &bench.access, None, |_, _| None).await;
+            let pins = resolve(
+                &sources(&[job.clone()]).unwrap(),
+                &job.checkout,
+                &bench.runner,
+                &bench.access,
+                None,
+                |_, _| None,
+            )
+            .await;
             match good {
                 true => assert_eq!(pins.unwrap()[0].commit, commit, "{wanted:?}"),
                 false => assert_eq!(pins.unwrap_err().class, Class::Usage, "{wanted:?}"),

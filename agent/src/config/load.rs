@@ -157,7 +157,7 @@ fn read(
     let sections = validate::validate(&mut check, &raw, project_root, cwd);
     let known_failures = read_known_failures(&sections, project_root, now, &mut check);
     if !request.ignore_lock {
-        lock_file::apply(project_root, tree, &mut repos, problems);
+        lock_file::apply(request, project_root, tree, &mut repos, problems);
     }
     whole_manifest::pin_included(&whole.repos, tree, &mut repos, problems);
     let named = whole.local.iter().chain(&sections.known_failures).map(PathBuf::as_path);

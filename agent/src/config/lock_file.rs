@@ -10,11 +10,23 @@ use super::lock;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, Problems};
 use super::repos::Repos;
-use super::request::Request;
+use super::request::{Pins, Request};
 use super::tree::Node;
 
-/// Pins the repositories, if there is a lock.
-pub fn apply(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
+/// Pins the repositories, if there is a lock, or pins of the command line in its place.
+pub fn apply(
+    request: &Request,
+    project_root: &ProjectRoot,
+    tree: &Node,
+    repos: &mut Repos,
+    problems: &mut Problems,
+) {
+    if let Some(Pins { name, text }) = &request.pins {
+        if let Some(written) = lock::read(name, text, problems) {
+            lock::pin_all(&written, name, tree, &mut repos.repos, problems);
+        }
+        return;
+    }
     let Some(file) = lock_file(project_root) else { return };
     let of_rules = project_root.rules_file(&file);
     // A dangling link is not a lock, but must not disable pinning either.

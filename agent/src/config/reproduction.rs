@@ -39,7 +39,10 @@ pub fn reproduction(
         accepts_manifest: request.accept_manifest,
         manifest_path: manifest_path(project_root),
         manifest: (!is_built_in).then(|| text(manifest.to_vec())),
-        lock: lock.and_then(|lock| untrusted::read_named(&lock, untrusted::PAGE).ok()).map(text),
+        lock: match &request.pins {
+            Some(pins) => Some(text(pins.text.clone())),
+            None => lock.and_then(|lock| untrusted::read_named(&lock, untrusted::PAGE).ok()).map(text),
+        },
     }
 }
 

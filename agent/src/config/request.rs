@@ -1,12 +1,11 @@
 //! The request of the command line.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::change::ChangeBase;
 use super::definition::Translated;
 use super::included_repo::IncludedRepo;
-use super::lock::Locked;
+use super::lock::Lock;
 use super::rules::Rules;
 
 /// The options of the command line.
@@ -55,7 +54,9 @@ pub struct Request {
     /// Whether the lock is ignored, because it is being replaced.
     pub ignore_lock: bool,
     /// The pins that stay although the lock is being replaced.
-    pub kept_pins: BTreeMap<String, Locked>,
+    pub kept_pins: Lock,
+    /// `--pins`: the commits of all repositories, instead of the lock.
+    pub pins: Option<Pins>,
     /// The repositories that were fetched because the manifest includes files from them.
     pub included: Vec<IncludedRepo>,
     /// `--choose`: the configuration of a definition, and fragments.
@@ -77,6 +78,14 @@ impl Request {
         let first = self.definition_files().and_then(|files| files.first().copied());
         first.or(self.manifest.as_deref())
     }
+}
+
+/// A lock that was made for this call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// The file's name in messages.
+    pub name: String,
+    pub text: Vec<u8>,
 }
 
 /// A job that checks these layers and nothing else.

@@ -10,7 +10,6 @@ use super::definition::Translated;
 use super::environment::AgentEnvironment;
 use super::include::{self, Included, Missing};
 use super::included_repo::IncludedRepo;
-use super::lock::Locked;
 use super::manifest::UnvalidatedManifest;
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath, Problems};
@@ -200,7 +199,7 @@ fn wanted(
     let mut check = Validator { tree, problems: &mut elsewhere, meant };
     let mut defined = repos::validate(&mut check, &raw, around);
     match request.ignore_lock {
-        false => lock_file::apply(project_root, tree, &mut defined, &mut elsewhere),
+        false => lock_file::apply(request, project_root, tree, &mut defined, &mut elsewhere),
         true => keep_pins(&mut defined, request),
     }
     let mut is_undefined = false;
@@ -241,9 +240,7 @@ fn wanted(
 fn keep_pins(repos: &mut Repos, request: &Request) {
     for repo in &mut repos.repos {
         let RepoSource::Git(source) = &mut repo.source else { continue };
-        let kept = request.kept_pins.get(&repo.name);
-        let kept = kept.filter(|kept| **kept == Locked::new(source, &kept.commit));
-        source.locked = kept.map(|kept| kept.commit.clone());
+        source.locked = request.kept_pins.find(&repo.name, source).map(|kept| kept.commit.clone());
     }
 }
 

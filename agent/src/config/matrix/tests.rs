@@ -121,7 +121,7 @@ fn mistakes_have_their_position() {
         ),
         (
             "machine = ['a']\ninclude = [{ machine = 'b' }, { machine = 'b' }]",
-            "f:3:24: [matrix]: this cell is there twice",
+            "f:3:43: [matrix]: this cell is there twice",
         ),
     ] {
         let (_, said) = read(&format!("[matrix]\n{text}\n"));
