@@ -71,7 +71,7 @@ pub fn choose(base: ComputeType, last: Option<MemoryUse>, allowed: &[ComputeType
 
 /// The memory that a run needs so that a quarter more than its peak fits. A run that used up its machine may need any
 /// amount, so it gets a larger machine.
-fn needed(last: MemoryUse) -> u64 {
+pub fn needed(last: MemoryUse) -> u64 {
     let with_reserve = last.peak.saturating_add(last.peak / 4);
     match last.is_used_up() {
         true => with_reserve.max(last.limit.saturating_add(1)),

@@ -9,6 +9,7 @@
 //! a path that each of them computes ([`key`]): `warm` stores the lock for all cells, and each cell its result ([`records`]).
 //! [`merge`] decides: a cell without a result is never green.
 
+pub mod aws_batch;
 pub mod codebuild;
 pub mod compute;
 pub mod follow;
