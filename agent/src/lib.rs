@@ -37,6 +37,7 @@ pub mod config;
 pub mod doctor;
 pub mod job;
 pub mod lab;
+pub mod matrix_run;
 pub mod report;
 pub mod shim;
 pub mod stages;

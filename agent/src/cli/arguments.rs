@@ -12,6 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::job::Selection;
+use crate::matrix_run::Jobs;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
@@ -159,6 +160,17 @@ pub enum Output {
     Json,
 }
 
+/// How the cells of a matrix run on this machine.
+#[derive(Debug, Args)]
+pub struct MatrixArgs {
+    /// How many cells of a matrix run side by side; auto: as processors and memory allow
+    #[arg(long, value_name = "N|auto", default_value = "auto")]
+    pub jobs: Jobs,
+    /// How many jobs use this machine at the same time: a matrix runs its cells with it
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    pub machine_share: usize,
+}
+
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// Continue after failures: yocto-check-layer after a failed preflight, `bitbake -k`
@@ -207,6 +219,8 @@ pub struct Run {
     #[arg(long, value_name = "FILE", value_parser = utf8_path())]
     pub pins: Option<PathBuf>,
     #[command(flatten)]
+    pub matrix: MatrixArgs,
+    #[command(flatten)]
     pub job: JobArgs,
 }
 
@@ -234,10 +248,18 @@ pub struct Check {
     /// The Yocto release to check against
     #[arg(long, value_name = "NAME")]
     pub release: Option<String>,
+    /// The cell of the manifest's matrix; without it, all cells are checked
+    #[arg(long, value_name = "ID", conflicts_with_all = ["layers", "release"])]
+    pub cell: Option<String>,
+    /// Use the commits of this lock, which must pin every repo, instead of build-agent.lock beside the manifest
+    #[arg(long, value_name = "FILE", value_parser = utf8_path())]
+    pub pins: Option<PathBuf>,
     #[command(flatten)]
     pub common: CommonArgs,
     #[command(flatten)]
     pub rules: RulesArgs,
+    #[command(flatten)]
+    pub matrix: MatrixArgs,
     #[command(flatten)]
     pub job: JobArgs,
 }

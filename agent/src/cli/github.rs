@@ -78,7 +78,11 @@ fn place(github: &GitHub, settings: &Settings, environment: &AgentEnvironment) -
         git_ref: environment.pushed_ref(),
         pull_request: None,
         no_comment: None,
-        name: github.name.clone().unwrap_or_else(|| format!("{} {}", job.name, job.release)),
+        name: match (&github.name, &job.cell) {
+            (Some(name), Some(cell)) => format!("{name} {cell}"),
+            (Some(name), None) => name.clone(),
+            (None, cell) => format!("{} {}", job.name, cell.as_ref().unwrap_or(&job.release)),
+        },
         job: job.id.as_str().to_owned(),
         link: job.url.clone(),
         comment: github.comment,

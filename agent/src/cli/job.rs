@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::lock::floats;
 use crate::config::{
-    self, AgentEnvironment, MachineShape, Pins, Repo, RepoSource, Request, Settings, remote,
+    self, AgentEnvironment, Cell, MachineShape, Pins, Repo, RepoSource, Request, Settings, remote,
 };
 use crate::job::{self, DirLock, FlightRecorder, Opening, Plan, Selection};
 use crate::report::github_actions::{self, Annotations, JobSummary, StopCommands, Stream};
 use crate::report::{
-    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, StoredReport,
-    Style, Terminal, ThreadedSink,
+    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Report, Reports, Sink,
+    StoredReport, Style, Terminal, ThreadedSink,
 };
 use agent_fs::untrusted;
 use agent_process::{Interrupt, Interrupted, Redactor, Runner, cgroup};
@@ -30,12 +30,14 @@ use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, ReleaseArgs, RulesArgs, Run};
 use super::base_rules::with_rules;
+use super::cells::{load_cells, matrix_cells};
 use super::current_dir::current_dir;
 use super::definition::with_definition;
 use super::diagnostics;
 use super::github::github_posts;
 use super::included_repos::with_included_repos;
 use super::limited_reading::limit_reading;
+use super::matrix::{self, MatrixRun, cell_words};
 use super::output_dir::OutputDir;
 use super::print;
 use super::servers::servers;
@@ -46,19 +48,26 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let load = async {
         let request = with_release(request(&args.manifest).await?, &args.release);
         let request = with_pins(with_rules_args(request, &args.rules), args.pins.as_deref())?;
+        let request = Request { machine_share: args.matrix.machine_share, ..request };
         let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
-        let settings = load_request(&ruled.request, environment).await?;
-        reject_floating_cell(&settings, environment)?;
-        Ok::<_, Error>(settings)
+        loaded(&ruled.request, environment).await
     };
-    let settings = started.interrupt.or(load).await.map_err(stopped)??;
+    let settings = match started.interrupt.or(load).await.map_err(stopped)?? {
+        Loaded::One(settings) => *settings,
+        Loaded::Cells(request, cells) => {
+            let words = cell_words("run", args.manifest.manifest.as_deref(), &request, &args.job, &selection);
+            let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
+            return matrix::run(run, started, environment).await;
+        }
+    };
     job(&settings, &selection, started, args.job.output, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.common)?;
     let here = current_dir()?.join(config::FILE_NAME);
-    let request = with_rules_args(with_common(&args.common), &args.rules);
+    let request = with_pins(with_rules_args(with_common(&args.common), &args.rules), args.pins.as_deref())?;
+    let request = Request { cell: args.cell.clone(), machine_share: args.matrix.machine_share, ..request };
     let load = async {
         let ruled = with_rules(request, &args.layers, environment).await?;
         // The manifest names the layers below its directory.
@@ -69,7 +78,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
         let request = Request { check_layers: true, ..request };
         let settings = if by_manifest {
             let manifest = Some(config::FILE_NAME.to_owned());
-            load_request(&Request { manifest, ..request }, environment).await?
+            loaded(&Request { manifest, ..request }, environment).await?
         } else {
             let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
             let release = args.release.as_deref();
@@ -78,12 +87,36 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
             let here = current_dir()?;
             let load =
                 |request: &Request| config::for_layers(&layers, release, request, environment, &here, now);
-            with_included_repos(&request, environment, load).await?
+            Loaded::One(Box::new(with_included_repos(&request, environment, load).await?))
         };
         Ok::<_, Error>((settings, selection))
     };
-    let (settings, selection) = started.interrupt.or(load).await.map_err(stopped)??;
+    let (settings, selection) = match started.interrupt.or(load).await.map_err(stopped)?? {
+        (Loaded::One(settings), selection) => (*settings, selection),
+        (Loaded::Cells(request, cells), selection) => {
+            // Its stages are those of the command.
+            let words = cell_words("check", None, &request, &args.job, &Selection::default());
+            let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
+            return matrix::run(run, started, environment).await;
+        }
+    };
     job(&settings, &selection, started, args.job.output, environment).await
+}
+
+/// The job of a manifest, or the cells of its matrix.
+enum Loaded {
+    One(Box<Settings>),
+    Cells(Box<Request>, Vec<(Cell, Settings)>),
+}
+
+async fn loaded(request: &Request, environment: &AgentEnvironment) -> Result<Loaded> {
+    if let Some(cells) = matrix_cells(request, environment).await? {
+        let cells = load_cells(cells, request, environment).await?;
+        return Ok(Loaded::Cells(Box::new(request.clone()), cells));
+    }
+    let settings = load_request(request, environment).await?;
+    reject_floating_cell(&settings, environment)?;
+    Ok(Loaded::One(Box::new(settings)))
 }
 
 /// Adds the release of the command line to the request; a `--set` comes later and counts.
@@ -149,9 +182,9 @@ fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
 }
 
 /// What a job has before its settings are known: a signal handler and its output directory.
-struct StartedJob {
-    interrupt: Interrupt,
-    out: OutputDir,
+pub struct StartedJob {
+    pub interrupt: Interrupt,
+    pub out: OutputDir,
 }
 
 impl StartedJob {
@@ -164,7 +197,7 @@ impl StartedJob {
 }
 
 /// The error for a signal that came before the job started.
-fn stopped(_: Interrupted) -> Error {
+pub fn stopped(_: Interrupted) -> Error {
     Error::new(Class::Cancelled, "cancelled by a signal before anything ran")
 }
 
@@ -292,7 +325,7 @@ async fn job(
 }
 
 /// The machine, as a list of prices describes it.
-fn machine_shape() -> MachineShape {
+pub fn machine_shape() -> MachineShape {
     let root = Path::new("/");
     MachineShape {
         is_arm: cfg!(target_arch = "aarch64"),
@@ -326,23 +359,33 @@ fn reports(
             kms_key_id: place.kms_key_id.clone(),
         }));
     }
-    if environment.metrics {
-        let build = environment.codebuild.as_ref();
-        let dimensions = Dimensions {
-            project: build.and_then(|build| build.project()).map(str::to_owned),
-            layer: build.and_then(|build| build.repository.clone()),
-            release: settings.release.name.into(),
-            trusted: settings.cache.trust.is_trusted(),
-        };
-        // CodeBuild keeps both in one log; programs read events from standard output.
-        let print = if output == Output::Json { print::text_on_stderr } else { print::text };
-        reports.reports.push(Box::new(Metrics { dimensions, print }));
-    }
+    reports.reports.extend(metrics(settings, environment, output));
     reports
 }
 
+/// The job's metrics, if they are printed.
+pub fn metrics(
+    settings: &Settings,
+    environment: &AgentEnvironment,
+    output: Output,
+) -> Option<Box<dyn Report>> {
+    if !environment.metrics {
+        return None;
+    }
+    let build = environment.codebuild.as_ref();
+    let dimensions = Dimensions {
+        project: build.and_then(|build| build.project()).map(str::to_owned),
+        layer: build.and_then(|build| build.repository.clone()),
+        release: settings.release.name.into(),
+        trusted: settings.cache.trust.is_trusted(),
+    };
+    // CodeBuild keeps both in one log; programs read events from standard output.
+    let print = if output == Output::Json { print::text_on_stderr } else { print::text };
+    Some(Box::new(Metrics { dimensions, print }))
+}
+
 /// The stream for commands to GitHub's runner that does not mix them with JSON.
-fn commands_stream(output: Output) -> Stream {
+pub fn commands_stream(output: Output) -> Stream {
     if output == Output::Json { Stream::Stderr } else { Stream::Stdout }
 }
 
@@ -423,6 +466,6 @@ pub fn style(environment: &AgentEnvironment) -> Style {
 }
 
 /// Whether the terminal can only print lines.
-fn is_dumb(environment: &AgentEnvironment) -> bool {
+pub fn is_dumb(environment: &AgentEnvironment) -> bool {
     environment.term.as_deref().is_none_or(|term| term == "dumb")
 }

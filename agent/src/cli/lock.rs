@@ -101,7 +101,6 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
 ///
 /// # Errors
 /// As [`resolve`]; also if two cells were loaded with different commits of one branch.
-#[allow(dead_code, reason = "the local run of a matrix and batch builds come next")]
 pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnvironment) -> Result<Lock> {
     let jobs: Vec<Settings> = cells.iter().map(|(_, settings)| settings.clone()).collect();
     let Some(first) = jobs.first() else { return Ok(Lock::default()) };
@@ -122,7 +121,6 @@ pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnviro
 }
 
 /// The commit that the manifest names.
-#[allow(dead_code, reason = "resolve_cells uses it")]
 fn commit(source: &GitSource) -> Option<&str> {
     match &source.wanted {
         Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit),

@@ -23,6 +23,7 @@ mod lab;
 mod lab_request;
 mod limited_reading;
 mod lock;
+mod matrix;
 mod output_dir;
 mod plan;
 mod plan_settings;

@@ -30,11 +30,15 @@ impl OutputDir {
     /// If another job uses the directory, or the verdict cannot be removed.
     pub fn invalidate(path: PathBuf) -> Result<OutputDir> {
         let mut out = OutputDir { path, lock: None };
-        let reports = ["result.json", EventsFile::NAME];
+        let reports = ["result.json", report::merged::NAME, EventsFile::NAME];
         if reports.iter().any(|name| fs_err::symlink_metadata(out.path.join(name)).is_ok()) {
             out.begin()?;
         }
         Ok(out)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Locks and prepares the directory for this job's reports.
@@ -42,6 +46,21 @@ impl OutputDir {
     /// # Errors
     /// If another job uses the directory, or it is not writable.
     pub fn begin(&mut self) -> Result<EventsFile> {
+        self.take()?;
+        report::begin(&self.path)
+    }
+
+    /// Locks and prepares the directory for the reports of a matrix.
+    ///
+    /// # Errors
+    /// As [`OutputDir::begin`].
+    pub fn begin_merged(&mut self) -> Result<PathBuf> {
+        self.take()?;
+        report::begin_merged(&self.path)?;
+        Ok(self.path.clone())
+    }
+
+    fn take(&mut self) -> Result<()> {
         report::prepare_out(&self.path)?;
         if self.lock.is_none() {
             self.lock = Some(DirLock::out(&self.path)?);
@@ -51,7 +70,7 @@ impl OutputDir {
                 Err(error) => print::diagnostic(format_args!("warning: no diagnostics are written: {error}")),
             }
         }
-        report::begin(&self.path)
+        Ok(())
     }
 }
 

@@ -114,6 +114,8 @@ pub struct AgentEnvironment {
     pub github_actions: Option<GitHubActions>,
     /// Messages about ignored variables with invalid values.
     pub notices: Vec<String>,
+    /// The variables of the file of `BUILD_AGENT_SECRETS_FILE`, which is gone.
+    file_secrets: BTreeMap<String, String>,
     secrets: Vec<Secret>,
 }
 
@@ -158,16 +160,21 @@ impl AgentEnvironment {
     /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. All processes of the same user can read the
     /// agent's environment in `/proc`. Only the agent can read this file, because it deletes the file.
     fn with_secrets_file(mut variables: BTreeMap<String, OsString>) -> Result<AgentEnvironment> {
-        let mut aws_keys = None;
+        let (mut aws_keys, mut file_secrets) = (None, BTreeMap::new());
         if let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) {
             let secrets = secrets_file::take(Path::new(file))?;
             aws_keys = secrets_file::aws_keys(&secrets)?;
-            variables.extend(secrets.into_iter().map(|(name, value)| (name, value.into())));
+            variables.extend(secrets.iter().map(|(name, value)| (name.clone(), value.into())));
+            file_secrets = secrets;
         }
         let all = Variables::new(variables.clone());
         let (sites, recipe_credentials) = (git_sites::read(&all)?, git_sites::for_recipes(&all)?);
-        let environment =
-            AgentEnvironment { aws_keys, recipe_credentials, ..AgentEnvironment::from_map(variables) };
+        let environment = AgentEnvironment {
+            aws_keys,
+            recipe_credentials,
+            file_secrets,
+            ..AgentEnvironment::from_map(variables)
+        };
         Ok(environment.with_git_sites(sites))
     }
 
@@ -177,6 +184,18 @@ impl AgentEnvironment {
         let files = git_sites::credential_files(&sites);
         self.credential_sources.files.extend(files.map(|(name, path)| (name, path.to_owned())));
         AgentEnvironment { git_sites: sites, ..self }
+    }
+
+    /// The environment of a child that is this program as well, and the text that it reads from its standard input: the
+    /// secrets of the file, which this process has deleted.
+    pub fn for_agent(&self) -> (Vec<(OsString, OsString)>, Vec<u8>) {
+        let mut variables = whole();
+        variables.retain(|(name, _)| name != SECRETS_FILE);
+        if !self.file_secrets.is_empty() {
+            variables.push((SECRETS_FILE.into(), "/dev/fd/0".into()));
+        }
+        let secrets = self.file_secrets.iter().map(|(name, value)| format!("{name}={value}\0"));
+        (variables, secrets.collect::<String>().into_bytes())
     }
 
     /// Makes it from names and values, for a user that is not root.
@@ -232,6 +251,7 @@ impl AgentEnvironment {
             github_actions,
             secrets: secrets_of(&variables),
             notices,
+            file_secrets: BTreeMap::new(),
         }
     }
 

@@ -338,6 +338,7 @@ fn settings(
         hooks_closed: hooks_closed.as_ref().map(|(why, _)| why.clone()),
         paths,
         build_user: request.build_user.clone(),
+        machine_share: request.machine_share.max(1),
         program_path: env.path.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         git_mirrors: git_mirrors(env),

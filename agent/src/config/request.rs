@@ -31,6 +31,8 @@ pub struct Request {
     pub no_signature_cache: bool,
     /// `--no-prefetch`
     pub no_prefetch: bool,
+    /// `--machine-share`: how many jobs use this machine at the same time; 0 is 1.
+    pub machine_share: usize,
     /// `--write-signatures`
     pub write_signatures: bool,
     /// The command `check`: yocto-check-layer runs, whatever the manifest says.

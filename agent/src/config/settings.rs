@@ -78,6 +78,8 @@ pub struct Settings {
     pub paths: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
+    /// How many jobs use the processors and the memory of this machine at the same time; at least 1.
+    pub machine_share: usize,
     /// The agent's own PATH: where programs are searched that BitBake does not need.
     pub program_path: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.

@@ -1,6 +1,6 @@
 //! The results of several jobs of one change, such as its machines and releases, as one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,7 +13,7 @@ use agent_types::sanitize::sanitize_line;
 use super::console::{failures, plain_verdict};
 use super::output_file::replace;
 use super::result;
-use super::summary::Summary;
+use super::summary::{StageError, Summary};
 use super::totals::suites;
 use super::verdict;
 
@@ -23,15 +23,62 @@ pub const SCHEMA: &str = "build-agent/results/v1";
 /// The name of the merged file.
 pub const NAME: &str = "results.json";
 
-/// `meta-x scarthgap qemux86-64`
+/// `meta-x scarthgap qemux86-64`; a cell of a matrix has its identifier instead.
 pub fn label(job: &JobIdentity) -> String {
-    let parts = [job.name.clone(), job.release.clone(), machines(job)];
+    let parts = match &job.cell {
+        Some(cell) => [job.name.clone(), cell.clone(), String::new()],
+        None => [job.name.clone(), job.release.clone(), machines(job)],
+    };
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     sanitize_line(&parts.join(" ")).into_owned()
 }
 
 fn machines(job: &JobIdentity) -> String {
     job.machines.join(", ")
+}
+
+/// What tells a job from the others of its release: its machines, or its cell if others have the same machines.
+pub fn configuration<'a>(job: &JobIdentity, jobs: impl Iterator<Item = &'a JobIdentity>) -> String {
+    let is_same = |other: &JobIdentity| {
+        other.name == job.name && other.release == job.release && other.machines == job.machines
+    };
+    match &job.cell {
+        Some(cell) if jobs.filter(|other| is_same(other)).count() > 1 => cell.clone(),
+        _ => machines(job),
+    }
+}
+
+/// The result of a cell that has none: an error, or cancelled.
+pub fn without_result(job: &JobIdentity, error: Error, outcome: Outcome) -> Summary {
+    let exit = error.class.exit_status();
+    let errors = vec![StageError { stage: None, error }];
+    Summary { complete: true, exit, outcome, job: job.clone(), errors, ..Summary::default() }
+}
+
+/// Why cells of one matrix do not belong together: they were built with other commits of one branch, or judged by other
+/// rules. A cell must not resolve a branch by itself.
+pub fn disagreement(jobs: &[Summary]) -> Option<String> {
+    let mut commits: BTreeMap<(&str, &str, &str), (&str, &str)> = BTreeMap::new();
+    let cells = jobs.iter().filter_map(|job| Some((job.job.cell.as_deref()?, job)));
+    for (cell, job) in cells {
+        let repos = job.repos.iter().filter_map(|repo| {
+            let key = (repo.name.as_str(), repo.url.as_deref()?, repo.wanted.as_deref()?);
+            Some((key, repo.commit.as_deref()?))
+        });
+        let base = job.reproduction.as_ref().and_then(|known| known.base.as_deref());
+        let base = base.map(|base| (("the base of the change", "", ""), base));
+        for (key, commit) in repos.chain(base) {
+            let (first, known) = *commits.entry(key).or_insert((cell, commit));
+            if known != commit {
+                let (name, _, wanted) = key;
+                let of = if wanted.is_empty() { String::new() } else { format!(" ({wanted})") };
+                let text =
+                    format!("{name}{of} is {known} in the cell {first}, and {commit} in the cell {cell}");
+                return Some(sanitize_line(&text).into_owned());
+            }
+        }
+    }
+    None
 }
 
 /// The exit status of all jobs together: that of the worst one.
@@ -70,6 +117,10 @@ pub fn attempts(jobs: Vec<Summary>) -> Result<(Vec<Summary>, Vec<String>)> {
         ))
         .hint("merge only the results of one commit"));
     }
+    if let Some(why) = disagreement(&jobs) {
+        return Err(Error::usage(format!("the cells have different sources: {why}"))
+            .hint("give all cells the same commits: commit build-agent.lock, or use --pins"));
+    }
     for job in jobs {
         if !job.job.id.is_empty() && kept.iter().any(|known| known.job.id == job.job.id) {
             return Err(Error::usage(format!("the result of {} is named twice", label(&job.job)))
@@ -106,9 +157,10 @@ impl Matrix {
     /// In the order of the jobs.
     pub fn of(jobs: &[Summary]) -> Matrix {
         let names: BTreeSet<&str> = jobs.iter().map(|job| job.job.name.as_str()).collect();
+        let identities = || jobs.iter().map(|job| &job.job);
         let row_name = |job: &JobIdentity| match names.len() {
-            0 | 1 => machines(job),
-            _ => format!("{} {}", job.name, machines(job)),
+            0 | 1 => configuration(job, identities()),
+            _ => format!("{} {}", job.name, configuration(job, identities())),
         };
         let mut matrix = Matrix { releases: Vec::new(), rows: Vec::new() };
         for (place, job) in jobs.iter().enumerate() {
@@ -142,6 +194,12 @@ impl Matrix {
 /// The verdict of a job in one word.
 pub fn word(job: &Summary) -> &'static str {
     plain_verdict(job, &failures(job, &suites(job))).0
+}
+
+/// The verdict of the worst job in one word.
+pub fn worst_word(jobs: &[Summary]) -> &'static str {
+    let exit = exit(jobs);
+    jobs.iter().find(|job| job.exit == exit).map_or("ERROR", word)
 }
 
 /// The matrix as lines of text.
@@ -240,6 +298,45 @@ mod tests {
             ]
         );
         assert_eq!(text(&jobs), "   scarthgap     walnascar\na  PASSED\nb  ERROR         PASSED\n");
+    }
+
+    /// A table with one row for both would hide one verdict.
+    #[test]
+    fn cells_with_the_same_machine_and_release_have_rows_of_their_own() {
+        let mut jobs = [job("scarthgap", "a", true), job("scarthgap", "a", false)];
+        for (job, cell) in jobs.iter_mut().zip(["a_main", "a_next"]) {
+            job.job.cell = Some(cell.into());
+        }
+        assert_eq!(text(&jobs), "        scarthgap\na_main  PASSED\na_next  ERROR\n");
+        assert_eq!(attempts(jobs.to_vec()).unwrap().0.len(), 2);
+        assert_eq!(label(&jobs[0].job), "meta-x a_main");
+    }
+
+    #[test]
+    fn cells_with_other_commits_of_one_branch_are_no_one_result() {
+        let mut jobs = [job("scarthgap", "a", true), job("scarthgap", "b", true)];
+        let repo = |commit: &str| agent_types::events::RepoReady {
+            name: "poky".into(),
+            url: Some("https://h/poky".into()),
+            commit: Some(commit.into()),
+            wanted: Some("scarthgap".into()),
+            path: "/poky".into(),
+            how: "cloned".into(),
+            patches: Vec::new(),
+            patches_sha256: None,
+        };
+        for (job, commit) in jobs.iter_mut().zip(["1", "2"]) {
+            job.repos = vec![repo(commit)];
+        }
+        assert_eq!(disagreement(&jobs), None, "they are no cells");
+        for (job, cell) in jobs.iter_mut().zip(["x", "y"]) {
+            job.job.cell = Some(cell.into());
+        }
+        let why = disagreement(&jobs).unwrap();
+        assert_eq!(why, "poky (scarthgap) is 1 in the cell x, and 2 in the cell y");
+        assert!(attempts(jobs.to_vec()).is_err());
+        jobs[1].repos = vec![repo("1")];
+        assert_eq!(disagreement(&jobs), None);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub mod verdict;
 pub mod sample;
 
 pub use console::{
-    Json, Plain, Style, Terminal, ThreadedSink, final_summary, shell_word, with_output_timeout,
+    Json, Plain, Style, Terminal, ThreadedSink, duration, final_summary, shell_word, with_output_timeout,
 };
 pub use cost::Cost;
 pub use critical_path::critical_path;
@@ -49,7 +49,7 @@ pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::{write as write_junit, write_all as write_merged_junit};
 pub use metrics::{Dimensions, Metrics};
-pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
+pub use output::{AGENT_LOG, CELLS, begin, begin_log, begin_merged, prepare_out, write_all};
 pub use output_file::replace;
 pub use page::write_all as write_pages;
 pub use recheck::{Recheck, recheck_result};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agent_types::error::{Error, Result};
 
-use agent_fs::remove::remove_file;
+use agent_fs::remove::{remove_file, remove_tree};
 
 use super::events_file::EventsFile;
 use super::output_file::{create, replace};
@@ -36,13 +36,32 @@ pub fn prepare_out(out: &Path) -> Result<()> {
 /// deleted.
 pub fn begin(out: &Path) -> Result<EventsFile> {
     // Deleting takes microseconds and no disk space; writing may take longer or fail.
-    for name in ["result.json", EventsFile::NAME] {
+    for name in ["result.json", "results.json", EventsFile::NAME] {
         remove_file(&out.join(name), out)?;
     }
     let events = EventsFile::create(out)?;
     write_all(&Summary::default(), out)?;
     Ok(events)
 }
+
+/// The directory with the reports of the cells of a matrix, below the output directory.
+pub const CELLS: &str = "cells";
+
+/// The same for the reports of a matrix: nothing is left of an earlier run or of an earlier job.
+///
+/// # Errors
+/// When something of the old verdict could not be deleted.
+pub fn begin_merged(out: &Path) -> Result<()> {
+    for name in REPORTS {
+        remove_file(&out.join(name), out)?;
+    }
+    remove_tree(&out.join(CELLS), out)?;
+    fs_err::create_dir_all(out.join(CELLS))?;
+    Ok(())
+}
+
+/// The files with a verdict.
+const REPORTS: [&str; 5] = ["result.json", "results.json", EventsFile::NAME, "junit.xml", "report.html"];
 
 /// The diagnostics of a job.
 pub const AGENT_LOG: &str = "agent.log";

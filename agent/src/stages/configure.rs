@@ -339,7 +339,7 @@ pub async fn run(
         endpoint,
         hash_server,
         network,
-        parallelism: Parallelism::of(resources()),
+        parallelism: Parallelism::of(resources(settings.machine_share)),
         rm_work: disk_space::is_short(settings, runner).await?,
     };
     if builds(settings) {
@@ -373,13 +373,14 @@ pub async fn run(
     Ok(configured)
 }
 
-/// What a build may use of this machine.
-fn resources() -> Resources {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+/// What a build may use of this machine, which so many jobs share.
+fn resources(jobs: usize) -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(jobs);
     let (root, limits) = (Path::new("/"), Limits::read(Path::new("/")));
     let host = cgroup::host_memory(root);
     let bytes = [host, limits.bytes].into_iter().flatten().min();
-    Resources { cores, bytes, is_limited: limits.bytes.is_some() && bytes == limits.bytes && bytes != host }
+    let is_limited = limits.bytes.is_some() && bytes == limits.bytes && bytes != host;
+    Resources { cores, bytes: bytes.map(|bytes| bytes / jobs as u64), is_limited }
 }
 
 /// Whether the job builds anything.

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use super::job::{Job, TestChange};
 use super::text::{count, line};
 use super::verdict::{Tone, Verdict, sign};
+use crate::report::merged;
 use crate::report::verdict::worst_of;
 
 /// The worst verdict, and all verdicts as a table.
@@ -91,14 +92,14 @@ fn cell(job: &Job, verdict: &Verdict) -> Markup {
     }
 }
 
-/// The machines of the job; with the name of the layer if the page is about several.
+/// The machines of the job, or its cell; with the name of the layer if the page is about several.
 fn row_name(job: &Job, jobs: &[(Job, Verdict)]) -> String {
     let name = &job.summary.job.name;
-    let machines = &job.summary.job.machines;
+    let configuration = merged::configuration(&job.summary.job, jobs.iter().map(|(job, _)| &job.summary.job));
     let same = jobs.iter().all(|(other, _)| other.summary.job.name == *name);
-    match (same, machines.is_empty()) {
+    match (same, configuration.is_empty()) {
         (_, true) => name.clone(),
-        (true, false) => machines.join(", "),
-        (false, false) => format!("{name}, {}", machines.join(", ")),
+        (true, false) => configuration,
+        (false, false) => format!("{name}, {configuration}"),
     }
 }

@@ -92,6 +92,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             out: checkout.join("build-agent-out"),
         },
         build_user: None,
+        machine_share: 1,
         program_path: None,
         network: Vec::new(),
         git_mirrors: Vec::new(),

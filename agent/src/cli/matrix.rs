@@ -1,0 +1,295 @@
+//! `run` and `check` of a manifest with a matrix: each cell is a child process of this program, and their results are one.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use tokio::sync::mpsc::Receiver;
+
+use crate::config::{self, AgentEnvironment, CACHE_VARIABLE, Cell, Request, Settings};
+use crate::job::Selection;
+use crate::matrix_run::{self, CellChild, Console, ConsoleKind, Jobs, NEED};
+use crate::report::github_actions::{Annotations, StopCommands};
+use crate::report::{self, CELLS, Report, Summary, merged, sarif};
+use agent_process::{Redactor, Runner, cgroup};
+use agent_types::error::{Error, Result};
+use agent_types::events::{self, Event, EventKind, Level};
+use agent_types::outcome::ExitStatus;
+use agent_types::stage::Stage;
+use agent_types::words::count;
+
+use super::arguments::{JobArgs, Output};
+use super::current_dir::current_dir;
+use super::job::{self, StartedJob, commands_stream, is_dumb, stopped, style};
+use super::lock::resolve_cells;
+use super::{diagnostics, print};
+
+/// The file with the commits of all cells, in the output directory.
+const PINS: &str = "cells/build-agent.lock";
+
+/// The cells of a manifest, and how they run.
+pub struct MatrixRun {
+    pub cells: Vec<(Cell, Settings)>,
+    /// The command line of each cell, except for what is its own.
+    pub words: Vec<String>,
+    pub jobs: Jobs,
+    pub selection: Selection,
+    pub output: Output,
+}
+
+/// The words of a cell's command line that all cells have in common.
+pub fn cell_words(
+    command: &str,
+    manifest: Option<&str>,
+    request: &Request,
+    job: &JobArgs,
+    selection: &Selection,
+) -> Vec<String> {
+    let mut words = vec![command.to_owned()];
+    words.extend(manifest.map(str::to_owned));
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let options = [
+        ("--manifest-sha256", request.manifest_sha256.clone()),
+        ("--work-dir", path(&request.work_dir)),
+        ("--build-user", request.build_user.clone()),
+        ("--base", request.base.clone()),
+    ];
+    let with_value = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+    let set = request.set.iter().map(|set| ("--set", set.clone()));
+    let stages = [("--only", &selection.only), ("--skip", &selection.skip)];
+    let stages = stages
+        .into_iter()
+        .flat_map(|(option, stages)| stages.iter().map(move |stage| (option, stage.to_string())));
+    for (option, value) in with_value.chain(set).chain(stages) {
+        words.push(format!("{option}={value}"));
+    }
+    for (flag, is_set) in [
+        ("--trusted", request.trusted),
+        ("--accept-manifest", request.accept_manifest),
+        ("--keep-going", job.keep_going),
+        ("--no-signature-cache", job.no_signature_cache),
+        ("--no-prefetch", job.no_prefetch),
+        ("--write-signatures", job.write_signatures),
+        ("--fresh", job.fresh),
+    ] {
+        words.extend(is_set.then(|| flag.to_owned()));
+    }
+    words
+}
+
+/// Runs the cells, and makes one report of their results.
+pub async fn run(
+    run: MatrixRun,
+    mut started: StartedJob,
+    environment: &AgentEnvironment,
+) -> Result<ExitStatus> {
+    for (cell, settings) in &run.cells {
+        crate::job::Plan::new(settings, &run.selection)
+            .map_err(|error| super::cells::of_cell(error, cell))?;
+    }
+    let memory = last_memory(&run.cells, started.out.path());
+    let pins = started.interrupt.or(resolve_cells(&run.cells, environment)).await.map_err(stopped)??;
+    let out = started.out.begin_merged()?;
+    report::replace(&out.join(PINS), config::lock::render(&pins).as_bytes())?;
+    let at_once = at_once(&run, memory);
+    let children = children(&run, &out, at_once, environment)?;
+
+    let stop_commands =
+        environment.github_actions.as_ref().map(|_| StopCommands::new(commands_stream(run.output)));
+    if run.output != Output::Json {
+        print::line(format_args!("{}", head(&run, at_once)))?;
+    }
+    let mut console = console(run.output, &children, environment);
+    let secrets: Vec<_> = run
+        .cells
+        .iter()
+        .flat_map(|(_, settings)| &settings.secrets)
+        .chain(environment.secrets())
+        .cloned()
+        .collect();
+    let (emitter, receiver) = events::channel();
+    let listener = tokio::spawn(print_warnings(receiver, console.screen()));
+    let runner = Runner {
+        stage: Stage::Checkout,
+        events: emitter,
+        interrupt: started.interrupt.clone(),
+        redactor: Redactor::new(&secrets),
+        logs: out.join("logs"),
+        stall: Duration::MAX,
+        grace: children.iter().map(CellChild::stop_time).max().unwrap_or_default(),
+        log_limit: run.cells.iter().map(|(_, settings)| settings.limits.log).max().unwrap_or_default(),
+        commands: Arc::default(),
+    };
+    let ends = matrix_run::run_all(&children, at_once, &runner, &mut console).await;
+    drop((runner, console));
+    let _ = listener.await;
+
+    let ends = run.cells.iter().zip(&ends);
+    let jobs: Vec<Summary> = ends
+        .map(|((cell, settings), end)| {
+            matrix_run::of_cell(&settings.job, &cell_out(&out, cell), end.as_ref())
+        })
+        .collect();
+    finish(&run, &jobs, &out, stop_commands, environment).await
+}
+
+/// Writes the reports of all cells as one, prints the verdict, and returns the exit status.
+async fn finish(
+    run: &MatrixRun,
+    jobs: &[Summary],
+    out: &Path,
+    stop_commands: Option<StopCommands>,
+    environment: &AgentEnvironment,
+) -> Result<ExitStatus> {
+    let placed: Vec<(&Summary, PathBuf)> =
+        run.cells.iter().zip(jobs).map(|((cell, _), job)| (job, cell_out(out, cell))).collect();
+    let pages: Vec<(&Summary, &Path)> = placed.iter().map(|(job, place)| (*job, place.as_path())).collect();
+    let written = [
+        merged::write(jobs, out),
+        report::write_merged_junit(jobs, out),
+        report::write_pages(&pages, out),
+        sarif::write(jobs, out),
+    ];
+    let mut exit = merged::exit(jobs);
+    let worsened =
+        |exit: ExitStatus, other: ExitStatus| if exit == ExitStatus::Passed { other } else { exit };
+    for error in written.into_iter().filter_map(Result::err) {
+        print::diagnostic(format_args!("error: a report is missing: {error}"));
+        exit = worsened(exit, error.class.exit_status());
+    }
+    if let Some(why) = merged::disagreement(jobs) {
+        let error = Error::internal(format!("the cells have different sources: {why}"));
+        print::diagnostic(format_args!("error: {}", error.hint("start the matrix again")));
+        exit = worsened(exit, ExitStatus::Internal);
+    }
+    for ((_, settings), job) in run.cells.iter().zip(jobs) {
+        let annotations = stop_commands.as_ref().map(|stopped| -> Box<dyn Report> {
+            Box::new(Annotations { commands: stopped.commands.clone() })
+        });
+        for report in annotations.into_iter().chain(job::metrics(settings, environment, run.output)) {
+            // The verdict does not depend on them.
+            let _ = tokio::time::timeout(report.deadline(), report.write(Arc::new(job.clone()))).await;
+        }
+    }
+    if run.output != Output::Json {
+        print::text(&verdict(&placed, out, exit, style(environment)))?;
+    }
+    Ok(exit)
+}
+
+/// The table of all cells, what did not pass, and where everything is.
+fn verdict(jobs: &[(&Summary, PathBuf)], out: &Path, exit: ExitStatus, style: report::Style) -> String {
+    let mut text = String::new();
+    for (job, place) in jobs.iter().filter(|(job, _)| job.exit != ExitStatus::Passed) {
+        text += &format!("\n{}", report::final_summary(job, place, style));
+    }
+    let all: Vec<Summary> = jobs.iter().map(|(job, _)| (*job).clone()).collect();
+    let passed = all.iter().filter(|job| job.exit == ExitStatus::Passed).count();
+    let word =
+        if exit == ExitStatus::Passed { style.good("PASSED") } else { style.bad(merged::worst_word(&all)) };
+    text += &format!(
+        "\n{}\n{word}  {passed} of {} passed\n",
+        merged::text(&all),
+        count(all.len() as u64, "cell")
+    );
+    text += &format!("reports  {}\ncells    {}\n", out.display(), out.join(CELLS).display());
+    text
+}
+
+/// `4 cells of meta-x, 2 side by side`
+fn head(run: &MatrixRun, at_once: usize) -> String {
+    let name = run.cells.first().map_or("", |(_, settings)| settings.job.name.as_str());
+    let how = match at_once {
+        1 => "one after another".to_owned(),
+        several => format!("{several} side by side"),
+    };
+    format!("{} of {name}, {how}", count(run.cells.len() as u64, "cell"))
+}
+
+fn cell_out(out: &Path, cell: &Cell) -> PathBuf {
+    out.join(CELLS).join(&cell.id)
+}
+
+fn children(
+    run: &MatrixRun,
+    out: &Path,
+    at_once: usize,
+    environment: &AgentEnvironment,
+) -> Result<Vec<CellChild>> {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::machine("the path of this program is not known").because(&error))?;
+    let (mut variables, secrets) = environment.for_agent();
+    // In CI a job has caches of its own, because a machine may run jobs of strangers. The cells are of one job.
+    if environment.ci
+        && environment.local_cache.is_none()
+        && let Some((_, settings)) = run.cells.first()
+        && let Some(top) = settings.paths.work.parent()
+    {
+        let caches = top.join(format!("{}-cells", settings.job.name));
+        variables.push((CACHE_VARIABLE.into(), caches.into()));
+    }
+    let cwd = current_dir()?;
+    let child = |(cell, settings): &(Cell, Settings)| {
+        let own = [
+            format!("--cell={}", cell.id),
+            format!("--pins={}", out.join(PINS).display()),
+            format!("--out={}", cell_out(out, cell).display()),
+            format!("--machine-share={at_once}"),
+            "--output=plain".to_owned(),
+        ];
+        let words = run.words.iter().chain(&own).map(OsString::from);
+        CellChild {
+            id: cell.id.clone(),
+            argv: std::iter::once(program.clone().into()).chain(words).collect(),
+            cwd: cwd.clone(),
+            environment: variables.clone(),
+            secrets: secrets.clone(),
+            limit: settings.limits.job,
+            grace: settings.limits.grace,
+            status: matrix_run::Status::default(),
+        }
+    };
+    Ok(run.cells.iter().map(child).collect())
+}
+
+fn at_once(run: &MatrixRun, memory: Option<u64>) -> usize {
+    let machine = job::machine_shape();
+    let free = cgroup::free_memory(Path::new("/"));
+    matrix_run::at_once(run.jobs, run.cells.len(), machine.processors, free, memory.unwrap_or(NEED))
+}
+
+/// The most memory that the machine used while one of the cells ran the last time.
+fn last_memory(cells: &[(Cell, Settings)], out: &Path) -> Option<u64> {
+    let last = |(cell, _): &(Cell, Settings)| {
+        let summary = report::read_result(&cell_out(out, cell).join("result.json")).ok()?;
+        summary.machine.iter().map(|at| at.sample.memory_used).max()
+    };
+    cells.iter().filter_map(last).max().filter(|most| *most > 0)
+}
+
+fn console(output: Output, children: &[CellChild], environment: &AgentEnvironment) -> Console {
+    let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
+    let kind = match output {
+        Output::Json => ConsoleKind::Json,
+        Output::Auto if can_draw => ConsoleKind::Terminal,
+        Output::Auto | Output::Plain => ConsoleKind::Lines,
+    };
+    // Without a reader, the cells still run, and the reports have their results.
+    let console = Console::new(kind, style(environment), children, |text| drop(print::raw(text)));
+    if kind == ConsoleKind::Terminal {
+        diagnostics::print_above(console.screen());
+    }
+    console
+}
+
+/// Prints the warnings about the processes of the cells.
+async fn print_warnings(mut receiver: Receiver<Event>, screen: MultiProgress) {
+    while let Some(event) = receiver.recv().await {
+        if let EventKind::Notice { level: Level::Warning, message, .. } = event.what {
+            screen.suspend(|| print::diagnostic(format_args!("warning: {message}")));
+        }
+    }
+}
