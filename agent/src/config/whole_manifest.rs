@@ -89,13 +89,17 @@ pub fn read(
         let mut found = Problems::default();
         let mut included = include::read(top.clone(), project_root, &available, &mut found);
         let mut tree = included.tree.clone();
-        if let Some(cell) = cell::of_request(&tree, request, &mut found)? {
-            matrix::overlay(&mut tree, &cell, &mut found);
+        let cell = cell::of_request(&tree, request, &mut found)?;
+        if let Some(cell) = &cell {
+            matrix::overlay(&mut tree, cell, &mut found);
             let mut values = Node::table(tree.place.clone());
-            matrix::overlay(&mut values, &cell, &mut Problems::default());
+            matrix::overlay(&mut values, cell, &mut Problems::default());
             included.parts.push(values);
         }
         flags::apply(&mut tree, &request.set, &mut found);
+        if let Some(cell) = &cell {
+            matrix::reject_flags(&tree, cell, &mut found);
+        }
         include::reject_flags(&tree, &mut found);
         matrix::take(&mut tree);
         placeholders::fill(&mut tree, &mut found);

@@ -26,6 +26,7 @@ mod kills;
 mod layer_confs;
 mod leftovers;
 mod locks;
+mod matrix;
 mod metrics;
 mod odd_files;
 mod prefetch;

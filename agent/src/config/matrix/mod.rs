@@ -12,7 +12,7 @@ use super::problem::{Diagnostic, KeyPath, Problems};
 use super::render;
 use super::tree::{Node, Value};
 
-pub use overlay::overlay;
+pub use overlay::{overlay, reject_flags};
 
 /// The table of the manifest.
 pub const KEY: &str = "matrix";

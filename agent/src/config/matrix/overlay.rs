@@ -57,6 +57,20 @@ pub fn overlay(tree: &mut Node, cell: &Cell, problems: &mut Problems) {
     }
 }
 
+/// Reports flags that override a value of the cell: its identifier would say something else.
+pub fn reject_flags(tree: &Node, cell: &Cell, problems: &mut Problems) {
+    for Setting { key, node } in &cell.settings {
+        let steps = path(key).unwrap_or_default();
+        let path = steps.iter().fold(KeyPath::root(), |path, step| path.key(step));
+        let place = tree.place(&path);
+        if place.is_flag() && !node.place.is_flag() {
+            let mistake = Diagnostic::new(format!("the matrix sets `{key}`"));
+            let hint = format!("choose a cell with --cell, or override the axis: --set 'matrix.{key}=[…]'");
+            problems.add(place, Some(tree.name(&path)), mistake.hint(hint));
+        }
+    }
+}
+
 /// Reports keys of a cell that set the same key of the manifest, or one below the other.
 pub fn reject_conflicts(combination: &Combination, problems: &mut Problems) {
     let paths: Vec<(&Setting, Vec<String>)> =
