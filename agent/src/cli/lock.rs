@@ -294,7 +294,7 @@ mod tests {
         let lock = async |names: Option<&[String]>, previous: &[String]| {
             let previous = |name: &str, _: &GitSource| previous.get(usize::from(name == "two")).cloned();
             let pins = resolve(
-                &sources(&[job.clone()]).unwrap(),
+                &sources(std::slice::from_ref(&job)).unwrap(),
                 &job.checkout,
                 &bench.runner,
                 &bench.access,
@@ -347,7 +347,7 @@ mod tests {
             let repos = vec![repo("up", RepoSource::Git(up.source(wanted.clone())), &[])];
             let job = settings(&bench, "scarthgap", repos);
             let pins = resolve(
-                &sources(&[job.clone()]).unwrap(),
+                &sources(std::slice::from_ref(&job)).unwrap(),
                 &job.checkout,
                 &bench.runner,
                 &bench.access,
