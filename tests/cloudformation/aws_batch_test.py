@@ -59,12 +59,14 @@ class Commands(unittest.TestCase):
     def run_job(self, given, **options):
         properties = container(**options)
         variables = {it["Name"]: it["Value"] for it in properties["Environment"]}
-        more = {"SOURCE": str(self.source), "CHECKOUTS": str(self.top / "checkouts"), "HOME": str(self.top)}
         script = properties["Command"][2].replace("exec build-agent", "build-agent")
+        for there, here in (("https://github.com/$REPOSITORY.git", self.source), ("/tmp/checkout", self.top / "checkouts")):
+            self.assertEqual(script.count(there), 1)
+            script = script.replace(there, str(here))
         says = 'build-agent() { pwd; git rev-parse HEAD; printf "%s\\n" "$@"; exit "${STATUS:-0}"; }'
         ran = subprocess.run(
             ["bash", "-c", f"{says}\n{script}"],
-            env={"PATH": os.environ["PATH"]} | variables | more | given,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.top)} | variables | given,
             capture_output=True,
             text=True,
         )
