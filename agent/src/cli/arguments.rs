@@ -1,6 +1,7 @@
 //! Definition of the command line: commands, arguments and options.
 
 mod cache;
+mod desk;
 mod lab;
 mod lab_request;
 mod report;
@@ -17,6 +18,7 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 pub use cache::{Cache, CacheCommand, CachePublish, Prune, ShareArgs, Verify};
+pub use desk::{Boot, Completion, Devtool, Man};
 pub use lab::{Lab, LabCommand, StoreArgs};
 pub use lab_request::LabRequest;
 pub use report::{Post, PostState, Report, ReportCommand, ReportFormat};
@@ -43,6 +45,7 @@ impl Command {
     pub fn runs_layer_code(&self) -> bool {
         match self {
             Command::Run(_) | Command::Check(_) | Command::Shell(_) | Command::Doctor(_) => true,
+            Command::Boot(_) | Command::Devtool(_) => true,
             Command::Lab(lab) => matches!(lab.command, LabCommand::Serve(_)),
             _ => false,
         }
@@ -78,6 +81,10 @@ pub enum Command {
     Export(Export),
     /// Open the prepared BitBake environment
     Shell(Shell),
+    /// Start a built image in QEMU, with its console on the terminal
+    Boot(Boot),
+    /// Run devtool in the build directory: change a recipe's sources, build them, and write a patch to a layer
+    Devtool(Devtool),
     /// Check whether this machine can build, and print how to fix it
     Doctor(Doctor),
     /// Maintain the caches on the share
@@ -92,6 +99,10 @@ pub enum Command {
     Lab(Lab),
     /// Print the JSON Schema of the manifest
     Schema(Schema),
+    /// Print the completion script of a shell
+    Completion(Completion),
+    /// Write man pages to a directory
+    Man(Man),
     /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`
     #[command(hide = true)]
     ShareTier(ShareTier),

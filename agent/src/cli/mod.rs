@@ -2,13 +2,16 @@
 
 mod arguments;
 mod base_rules;
+mod boot;
 mod cache;
 mod cache_place;
 mod cache_publish;
 mod cache_text;
 mod cells;
+mod completion;
 mod current_dir;
 mod definition;
+mod devtool;
 mod diagnostics;
 mod diff;
 mod doctor;
@@ -35,6 +38,7 @@ mod report_post;
 mod reproduce;
 mod result_file;
 mod servers;
+mod session;
 mod share_tier;
 mod shell;
 mod unrecorded;
@@ -175,6 +179,10 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Import(import) => import::command(import, environment).await,
         Command::Export(export) => export::command(export, environment).await,
         Command::Shell(shell) => shell::command(shell, environment).await,
+        Command::Boot(boot) => boot::command(boot, environment).await,
+        Command::Devtool(devtool) => devtool::command(devtool, environment).await,
+        Command::Completion(shell) => completion::completion(&shell),
+        Command::Man(man) => completion::man(&man),
         Command::Doctor(doctor) => doctor::command(doctor, environment).await,
         Command::Cache(cache) => cache::command(cache.command, environment).await,
         Command::Publish(publish) => publish::command(publish, environment).await,

@@ -318,6 +318,7 @@ fn settings(
             changed: sections.changed && only.is_none(),
             reverse_dependencies: sections.reverse_dependencies,
             fresh: request.fresh.unwrap_or(env.ci),
+            keeps_workspace: !env.ci,
         },
         test: if only.is_some() { Test::default() } else { sections.test },
         device,

@@ -224,6 +224,8 @@ pub struct Build {
     pub reverse_dependencies: ReverseDependencies,
     /// Whether the job starts with an empty build directory, instead of the one that an earlier job left.
     pub fresh: bool,
+    /// Whether devtool's workspace outlives an emptied build directory: not in CI.
+    pub keeps_workspace: bool,
 }
 
 /// `[test]`

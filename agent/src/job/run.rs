@@ -9,7 +9,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::config::{Moment, Settings};
-use crate::stages::configure::{BuildEnvironment, Edits};
+use crate::stages::configure::{BuildEnvironment, Reuse};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
 use crate::stages::{
@@ -351,8 +351,9 @@ impl Job<'_> {
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured =
-                    Some(configure::run(settings, checkout, &outputs.share, Edits::Overwrite, runner).await?);
+                outputs.configured = Some(
+                    configure::run(settings, checkout, &outputs.share, Reuse::AsConfigured, runner).await?,
+                );
                 Ok(Outcome::Passed)
             }
             Stage::Check => {

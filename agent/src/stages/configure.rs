@@ -2,6 +2,7 @@
 
 mod build_dir;
 mod computed;
+mod devtool;
 mod disk_space;
 mod endpoint;
 mod hash_server;
@@ -43,7 +44,7 @@ use super::blocking;
 use super::checkout::Checkout;
 use super::share::OpenShare;
 
-pub use build_dir::Edits;
+pub use build_dir::Reuse;
 use build_dir::{BuildDir, MadeBy, hand_over};
 use links::Links;
 pub use recipe_credentials::remove as remove_recipe_credentials;
@@ -184,7 +185,7 @@ impl BuildEnvironment {
         &self,
         settings: &Settings,
         layers: &[PathBuf],
-        edits: Edits,
+        reuse: Reuse,
         runner: &Runner,
     ) -> Result<()> {
         let (release, trust) = (settings.release.name, &settings.cache.trust);
@@ -196,9 +197,10 @@ impl BuildEnvironment {
             made_by: MadeBy::new(release, &bitbake, layout, trust, user.as_ref()),
             conf: self.conf(settings, &self.build, layers, Purpose::Build)?,
             user,
+            keeps_workspace: settings.build.keeps_workspace,
         };
         let fresh = settings.build.fresh;
-        let prepare = move || build_dir.prepare(fresh, edits);
+        let prepare = move || build_dir.prepare(fresh, reuse);
         let said = blocking(&runner.interrupt, "the build directory was made ready", prepare).await?;
         for info in said.infos {
             runner.events.info(info).await;
@@ -275,13 +277,13 @@ impl BuildEnvironment {
 /// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.
 const SWEEP_LIMIT: Duration = Duration::from_secs(120);
 
-/// Prepares everything that BitBake needs. `share`: what is really there; `edits`: what becomes of a person's
-/// changes to the configuration of the build directory.
+/// Prepares everything that BitBake needs. `share`: what is really there; `reuse`: how the build directory
+/// is used that an earlier job left.
 pub async fn run(
     settings: &Settings,
     checkout: &Checkout,
     share: &OpenShare,
-    edits: Edits,
+    reuse: Reuse,
     runner: &Runner,
 ) -> Result<BuildEnvironment> {
     let events = &runner.events;
@@ -368,7 +370,7 @@ pub async fn run(
         let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
         configured.base_layers = base_layers(core, &candidates, machine, distro);
     }
-    configured.job_directory(settings, &layers, edits, runner).await?;
+    configured.job_directory(settings, &layers, reuse, runner).await?;
     configured.layers = layers;
     Ok(configured)
 }

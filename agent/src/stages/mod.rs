@@ -12,6 +12,7 @@ pub mod cleanup;
 pub mod configure;
 pub mod device;
 pub mod hooks;
+pub mod kvm;
 mod layers;
 pub mod pending;
 pub mod publish;

@@ -23,6 +23,8 @@ impl Permission {
     pub const READ: Permission = Permission(0o4);
     /// To run a file, or to reach what lies in a directory.
     pub const EXECUTE: Permission = Permission(0o1);
+    /// To make and delete names in a directory.
+    pub const CHANGE: Permission = Permission(0o3);
     /// A program: the dynamic loader and `/proc/self/exe` read it, too.
     pub const RUN: Permission = Permission(0o5);
 }

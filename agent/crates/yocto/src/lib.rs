@@ -32,6 +32,7 @@ mod path;
 pub mod path_rules;
 pub mod preflight;
 mod python;
+pub mod runqemu;
 pub mod server;
 pub mod signatures;
 pub mod starter;

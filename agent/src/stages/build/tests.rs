@@ -9,7 +9,7 @@ use fs_err as fs;
 
 use super::*;
 use crate::stages::checkout::{self, tests as fixture};
-use crate::stages::configure::{self, Edits};
+use crate::stages::configure::{self, Reuse};
 use crate::stages::share::OpenShare;
 use agent_git::fixture::{Bench, write};
 use agent_types::affected::{AffectedRecipe, Change, SkippedRecipe};
@@ -49,7 +49,7 @@ impl Job {
         let runner = &bench.runner;
         let checkout = checkout::run(&settings, &share, runner, &bench.access).await.unwrap();
         let configured =
-            configure::run(&settings, &checkout, &share, Edits::Overwrite, runner).await.unwrap();
+            configure::run(&settings, &checkout, &share, Reuse::AsConfigured, runner).await.unwrap();
         Some(Job { bench, settings, configured })
     }
 

@@ -50,6 +50,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             changed: false,
             reverse_dependencies: ReverseDependencies::Layer,
             fresh: false,
+            keeps_workspace: true,
         },
         test: crate::config::Test::default(),
         device: None,

@@ -5,11 +5,13 @@
 //! of another trust, by another BitBake, or for another user. The record of that lies beside the directory, where
 //! layer code cannot write if the agent is root.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::devtool::Workspace;
 use agent_cache::signature_cache::WrittenConf;
 use agent_fs::remove::{SetAside, clear, remove_file, remove_tree};
 use agent_fs::untrusted;
@@ -40,12 +42,36 @@ struct Record {
     local: String,
 }
 
-/// Whether changes that a person made to the configuration stay.
+/// How a directory is used that an earlier job left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edits {
-    /// As long as the agent would write what it wrote before.
-    Keep,
-    Overwrite,
+pub enum Reuse {
+    /// For a job: the configuration is that of the manifest.
+    AsConfigured,
+    /// For a person: with devtool's workspace. A person's changes to the configuration stay as long as the agent would
+    /// write what it wrote before.
+    WithEdits,
+    /// The same, and it is an error if the directory is not there or has to be emptied.
+    Required,
+}
+
+/// Why a job begins with an empty directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Emptied {
+    IsMissing,
+    /// `--fresh`, or the default in CI.
+    IsAsked,
+    /// What is there is of no use to this job.
+    Unusable(String),
+}
+
+impl fmt::Display for Emptied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Emptied::IsMissing => f.write_str("it does not exist"),
+            Emptied::IsAsked => f.write_str("it is to be emptied"),
+            Emptied::Unusable(why) => f.write_str(why),
+        }
+    }
 }
 
 /// The directory and what it is to become.
@@ -57,6 +83,8 @@ pub struct BuildDir {
     pub made_by: MadeBy,
     pub conf: WrittenConf,
     pub user: Option<User>,
+    /// Whether devtool's workspace outlives an emptied directory.
+    pub keeps_workspace: bool,
 }
 
 /// What there is to say about the directory.
@@ -110,12 +138,20 @@ impl BuildDir {
     /// Makes the directory ready. Blocks for as long as it takes to delete what is there.
     ///
     /// # Errors
-    /// Machine, when it cannot be deleted or written.
-    pub fn prepare(&self, fresh: bool, edits: Edits) -> Result<Said> {
+    /// Machine, when it cannot be deleted or written; usage, when it is required and not there.
+    pub fn prepare(&self, fresh: bool, reuse: Reuse) -> Result<Said> {
         let mut said = Said::default();
-        let Some(record) = self.reusable(fresh, &mut said) else {
-            self.make(&mut said)?;
-            return Ok(said);
+        let workspace = self.workspace();
+        let record = match self.reusable(fresh) {
+            Ok(record) => record,
+            Err(why) if reuse == Reuse::Required => {
+                return Err(Error::usage(format!("nothing is built in {}: {why}", self.dir.display()))
+                    .hint("build first: `build-agent run`, with the same manifest and options"));
+            }
+            Err(why) => {
+                self.make(&why, reuse, &mut said)?;
+                return Ok(said);
+            }
         };
         said.infos.push(format!(
             "the build directory goes on from where an earlier job left it: {}; --fresh empties it",
@@ -123,51 +159,84 @@ impl BuildDir {
         ));
         let wanted = [self.conf.bblayers.as_str(), self.conf.local.as_str()];
         let recorded = [record.bblayers.as_str(), record.local.as_str()];
-        let found = self.conf_on_disk();
+        let (found, has_workspace) = self.conf_on_disk();
         let is_as = |conf: [&str; 2]| found.as_ref().is_some_and(|found| found.iter().eq(conf.iter()));
+        let is_edited = found.is_some() && !is_as(wanted) && !is_as(recorded);
+        let keeps_edits = is_edited && reuse != Reuse::AsConfigured && recorded == wanted;
+        let is_wanted = is_as(wanted) && has_workspace == self.uses_workspace(reuse);
         // Written only if it differs: BitBake parses everything again after a change.
-        let is_fine = is_as(wanted) || edits == Edits::Keep && recorded == wanted && found.is_some();
-        if !is_fine {
-            self.replace_conf(!is_as(recorded) && found.is_some(), &mut said)?;
+        if !is_wanted && !keeps_edits {
+            self.replace_conf(reuse, is_edited, &mut said)?;
+        }
+        if reuse == Reuse::AsConfigured && workspace.has_recipes() {
+            said.infos.push(workspace.notice());
         }
         self.write_record()?;
         Ok(said)
     }
 
-    /// The record of what is there, if it can be reused.
-    fn reusable(&self, fresh: bool, said: &mut Said) -> Option<Record> {
-        if fresh || !fs::symlink_metadata(&self.dir).is_ok_and(|meta| meta.is_dir()) {
-            return None;
+    fn workspace(&self) -> Workspace {
+        Workspace::new(&self.dir, &self.work)
+    }
+
+    fn uses_workspace(&self, reuse: Reuse) -> bool {
+        reuse != Reuse::AsConfigured && self.workspace().is_layer()
+    }
+
+    /// The record of what is there, or why this job begins with an empty directory.
+    fn reusable(&self, fresh: bool) -> std::result::Result<Record, Emptied> {
+        if !fs::symlink_metadata(&self.dir).is_ok_and(|meta| meta.is_dir()) {
+            return Err(Emptied::IsMissing);
         }
         let text = untrusted::read_text(&self.record_path(), untrusted::SOURCE).ok();
         let record = text.and_then(|text| serde_json::from_str::<Record>(&text).ok());
-        let why = match &record {
-            None => Some("nothing says which job made it".to_owned()),
-            Some(record) => self.made_by.differs(&record.made_by),
-        };
-        if let Some(why) = why {
-            said.infos.push(format!("the build directory {} is emptied: {why}", self.dir.display()));
-            return None;
+        let record = record.ok_or_else(|| Emptied::Unusable("nothing says which job made it".into()))?;
+        match self.made_by.differs(&record.made_by) {
+            Some(why) => Err(Emptied::Unusable(why)),
+            None if fresh => Err(Emptied::IsAsked),
+            None => Ok(record),
         }
-        record
     }
 
     /// An empty directory with the configuration.
-    fn make(&self, said: &mut Said) -> Result<()> {
+    fn make(&self, why: &Emptied, reuse: Reuse, said: &mut Said) -> Result<()> {
+        let why_unusable = match why {
+            Emptied::Unusable(why) => Some(why.as_str()),
+            Emptied::IsMissing | Emptied::IsAsked => None,
+        };
+        if let Some(why) = why_unusable {
+            said.infos.push(format!("the build directory {} is emptied: {why}", self.dir.display()));
+        }
+        let workspace = self.workspace();
+        if self.keeps_workspace {
+            workspace.save(why_unusable)?;
+        }
         remove_file(&self.record_path(), &self.work)?;
         said.aside(clear(&self.dir, &self.work)?);
         fs::create_dir_all(&self.dir)?;
-        write_conf(&self.dir.join("conf"), &self.conf, self.user.as_ref())?;
+        if self.keeps_workspace && workspace.restore()? {
+            said.infos.push(workspace.stays());
+        }
+        write_conf(&self.dir.join("conf"), &self.conf_for(reuse), self.user.as_ref())?;
         hand_over(&self.dir, self.user.as_ref())?;
         self.write_record()
     }
 
+    /// What is written for this use.
+    fn conf_for(&self, reuse: Reuse) -> WrittenConf {
+        let mut conf = self.conf.clone();
+        if self.uses_workspace(reuse) {
+            conf.bblayers = self.workspace().added(&conf.bblayers);
+        }
+        conf
+    }
+
     /// The build user owns the directory, and may have put a link anywhere. So the configuration is written beside
     /// it, and then moved to its place.
-    fn replace_conf(&self, keep_edited: bool, said: &mut Said) -> Result<()> {
+    fn replace_conf(&self, reuse: Reuse, keep_edited: bool, said: &mut Said) -> Result<()> {
         let (conf, new) = (self.dir.join("conf"), self.work.join("build-conf-new"));
         remove_tree(&new, &self.work)?;
-        write_conf(&new, &self.conf, self.user.as_ref())?;
+        write_conf(&new, &self.conf_for(reuse), self.user.as_ref())?;
         if keep_edited {
             let old = self.dir.join("conf.old");
             said.aside(clear(&old, &self.work)?);
@@ -187,23 +256,28 @@ impl BuildDir {
         Ok(fs::rename(&new, &conf)?)
     }
 
-    /// `bblayers.conf` and `local.conf`, if they are all that configures the build.
-    fn conf_on_disk(&self) -> Option<[String; 2]> {
+    /// `bblayers.conf` and `local.conf`, if they are there, and whether devtool's workspace is in them. They are returned
+    /// without it.
+    fn conf_on_disk(&self) -> (Option<[String; 2]>, bool) {
         let conf = self.dir.join("conf");
         let read = |name: &str| untrusted::read_text(&conf.join(name), untrusted::SOURCE).ok();
-        let found = [read("bblayers.conf"), read("local.conf")];
         let ours = |name: &std::ffi::OsStr| {
             ["bblayers.conf", "local.conf", "sanity_info", "templateconf.cfg"]
                 .iter()
                 .any(|ours| name == *ours)
         };
-        let more = fs::read_dir(&conf).ok()?.flatten().find(|entry| !ours(&entry.file_name()));
-        let [bblayers, local] = found.map(Option::unwrap_or_default);
-        // Something that the agent has not put there is a change like another text.
-        Some(match more {
-            Some(more) => [bblayers, format!("{local}\n# and {}", more.file_name().display())],
-            None => [bblayers, local],
-        })
+        let Ok(mut entries) = fs::read_dir(&conf) else { return (None, false) };
+        let more = entries.find_map(|entry| entry.ok().filter(|entry| !ours(&entry.file_name())));
+        let [bblayers, mut local] =
+            ["bblayers.conf", "local.conf"].map(|name| read(name).unwrap_or_default());
+        if let Some(more) = more {
+            // Something that the agent has not put there is a change like another text.
+            local += &format!("\n# and {}", more.file_name().display());
+        }
+        match self.workspace().removed(&bblayers) {
+            Some(without) => (Some([without, local]), true),
+            None => (Some([bblayers, local]), false),
+        }
     }
 
     fn record_path(&self) -> PathBuf {
@@ -255,145 +329,5 @@ pub fn hand_over(path: &Path, user: Option<&User>) -> Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn untrusted() -> Trust {
-        Trust::Untrusted { why: "x".into(), pull_request: None }
-    }
-
-    fn build_dir(work: &Path) -> BuildDir {
-        BuildDir {
-            dir: work.join("build"),
-            work: work.to_owned(),
-            made_by: MadeBy::new("scarthgap", "2.8.1", Some("15".into()), &untrusted(), None),
-            conf: WrittenConf { bblayers: "layers 1".into(), local: "local 1".into() },
-            user: None,
-        }
-    }
-
-    fn local(dir: &BuildDir) -> String {
-        fs::read_to_string(dir.dir.join("conf/local.conf")).unwrap()
-    }
-
-    /// What an earlier job left in TMPDIR is there after the next one.
-    #[test]
-    fn only_the_same_goes_on_with_what_is_there() {
-        let same = |_: &mut BuildDir| {};
-        type Change = fn(&mut BuildDir);
-        let table: [(Change, bool, bool, &str); 9] = [
-            (same, false, true, "goes on"),
-            (same, true, false, ""),
-            (|dir| dir.conf.local = "local 2".into(), false, true, "goes on"),
-            (
-                |dir| dir.made_by.release = "styhead".into(),
-                false,
-                false,
-                "the release was scarthgap and is styhead",
-            ),
-            (|dir| dir.made_by.bitbake = "2.8.2".into(), false, false, "BitBake's version"),
-            (|dir| dir.made_by.layout = Some("16".into()), false, false, "OELAYOUT_ABI"),
-            (|dir| dir.made_by.trust = "trusted".into(), false, false, "the trust in the source"),
-            (|dir| dir.made_by.trust = "pull request 7".into(), false, false, "pull request 7"),
-            (
-                |dir| dir.made_by.user = Some(1),
-                false,
-                false,
-                "the build user was the agent's own and is uid 1",
-            ),
-        ];
-        for (change, fresh, stays, said) in table {
-            let work = tempfile::tempdir().unwrap();
-            let mut dir = build_dir(work.path());
-            dir.prepare(false, Edits::Overwrite).unwrap();
-            fs::create_dir_all(dir.dir.join("tmp/work")).unwrap();
-            change(&mut dir);
-            let found = dir.prepare(fresh, Edits::Overwrite).unwrap();
-            assert_eq!(dir.dir.join("tmp/work").exists(), stays, "{said}");
-            assert_eq!(local(&dir), dir.conf.local, "{said}");
-            assert!(found.warnings.is_empty(), "{found:?}");
-            assert!(said.is_empty() == found.infos.is_empty(), "{found:?}");
-            assert!(found.infos.iter().all(|info| info.contains(said)), "{found:?}");
-        }
-    }
-
-    #[test]
-    fn a_directory_of_an_unknown_job_is_emptied() {
-        for record in [None, Some("{"), Some("{}")] {
-            let work = tempfile::tempdir().unwrap();
-            let dir = build_dir(work.path());
-            fs::create_dir_all(dir.dir.join("tmp")).unwrap();
-            if let Some(record) = record {
-                fs::write(work.path().join("build.json"), record).unwrap();
-            }
-            let said = dir.prepare(false, Edits::Keep).unwrap();
-            assert!(!dir.dir.join("tmp").exists());
-            assert!(said.infos[0].contains("nothing says which job made it"), "{said:?}");
-        }
-    }
-
-    /// A person's changes stay in a shell until the manifest asks for something else; a job never runs with them.
-    #[test]
-    fn edits_stay_for_a_shell_and_are_put_aside_by_a_job() {
-        for (edits, changed, wanted, put_aside) in [
-            (Edits::Keep, false, "edited", false),
-            (Edits::Keep, true, "local 2", true),
-            (Edits::Overwrite, false, "local 1", true),
-            (Edits::Overwrite, true, "local 2", true),
-        ] {
-            let work = tempfile::tempdir().unwrap();
-            let mut dir = build_dir(work.path());
-            dir.prepare(false, Edits::Overwrite).unwrap();
-            fs::write(dir.dir.join("conf/local.conf"), "edited").unwrap();
-            if changed {
-                dir.conf.local = "local 2".into();
-            }
-            let said = dir.prepare(false, edits).unwrap();
-            assert_eq!(local(&dir), wanted);
-            let old = fs::read_to_string(dir.dir.join("conf.old/local.conf")).ok();
-            assert_eq!(old.as_deref(), put_aside.then_some("edited"));
-            assert_eq!(said.warnings.len(), usize::from(put_aside), "{said:?}");
-        }
-        let work = tempfile::tempdir().unwrap();
-        let dir = build_dir(work.path());
-        dir.prepare(false, Edits::Overwrite).unwrap();
-        fs::write(dir.dir.join("conf/auto.conf"), "more").unwrap();
-        dir.prepare(false, Edits::Overwrite).unwrap();
-        assert!(!dir.dir.join("conf/auto.conf").exists() && dir.dir.join("conf.old/auto.conf").exists());
-    }
-
-    /// BitBake's parse caches are valid as long as the configuration's files are not written.
-    #[test]
-    fn the_same_configuration_is_not_written_again() {
-        let work = tempfile::tempdir().unwrap();
-        let dir = build_dir(work.path());
-        dir.prepare(false, Edits::Overwrite).unwrap();
-        let old = std::time::SystemTime::UNIX_EPOCH;
-        let file = fs::File::options().write(true).open(dir.dir.join("conf/local.conf")).unwrap();
-        file.set_modified(old).unwrap();
-        dir.prepare(false, Edits::Overwrite).unwrap();
-        assert_eq!(fs::metadata(dir.dir.join("conf/local.conf")).unwrap().modified().unwrap(), old);
-    }
-
-    /// Layer code owns the directory: the agent, which may be root, writes through no link in it.
-    #[test]
-    fn links_in_the_place_of_the_configuration_are_replaced_and_not_followed() {
-        for name in ["conf", "conf/local.conf"] {
-            let work = tempfile::tempdir().unwrap();
-            let elsewhere = tempfile::tempdir().unwrap();
-            let victim = elsewhere.path().join("local.conf");
-            fs::write(&victim, "precious").unwrap();
-            let dir = build_dir(work.path());
-            dir.prepare(false, Edits::Overwrite).unwrap();
-            let link = dir.dir.join(name);
-            let to = if name == "conf" { elsewhere.path() } else { &victim };
-            remove_tree(&link, work.path()).unwrap();
-            std::os::unix::fs::symlink(to, &link).unwrap();
-            dir.prepare(false, Edits::Overwrite).unwrap();
-            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{name}");
-            assert_eq!(local(&dir), "local 1", "{name}");
-            assert!(!fs::symlink_metadata(&link).unwrap().is_symlink(), "{name}");
-        }
-    }
-}
+#[path = "build_dir_tests.rs"]
+mod tests;

@@ -16,18 +16,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_devices::on_target::oe_test::own_address;
-use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
+use agent_process::{Runner, cgroup};
 use agent_types::affected::{Affected, Evidence};
 use agent_types::error::{Error, Result};
 use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
+use agent_yocto::testimage::cases;
 use agent_yocto::testimage::conf::{self, SshTarget, Target, TestConf, guest_memory};
 use agent_yocto::testimage::layer::TestLayer;
-use agent_yocto::testimage::{cases, kvm};
 
 use super::blocking;
 use super::configure::BuildEnvironment;
+use super::kvm;
 use super::pending::{Pending, report_without_run};
 use crate::config::{Ptest, Settings, TestRunner, TestTarget};
 use context::MachineTests;
@@ -280,7 +281,7 @@ impl Setup {
 async fn target(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Target> {
     match &settings.test.target {
         TestTarget::Qemu => {
-            let works = probe_kvm(settings, configured, runner).await;
+            let works = kvm::probe(settings, configured, runner).await;
             if let Err(why) = &works {
                 let message = format!("guests run without KVM, which is slow: {why}");
                 runner.events.info(message).await;
@@ -293,23 +294,6 @@ async fn target(settings: &Settings, configured: &BuildEnvironment, runner: &Run
             let server = blocking(&runner.interrupt, "the system under test was found", look).await?;
             Ok(Target::Ssh(SshTarget { host: host.clone(), port: *port, server }))
         }
-    }
-}
-
-/// Whether KVM runs a guest for the build user.
-async fn probe_kvm(
-    settings: &Settings,
-    configured: &BuildEnvironment,
-    runner: &Runner,
-) -> std::result::Result<(), String> {
-    let environment = configured.environment(&settings.paths.build());
-    let prober = Prober { runner: runner.clone(), environment, log: "probe" };
-    let argv = ["python3", "-c", kvm::SCRIPT];
-    let user = configured.user.as_ref();
-    let answer = prober.ask("kvm", &argv, user, &prober.environment, PROBE_LIMIT).await;
-    match answer.lines() {
-        Some(lines) => kvm::judge(lines),
-        None => Err(answer.complaint()),
     }
 }
 

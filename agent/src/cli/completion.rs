@@ -1,0 +1,29 @@
+//! `build-agent completion` and `build-agent man`: texts that are made from the definition of the command line.
+
+use clap::CommandFactory;
+
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+
+use super::arguments::{Arguments, Completion, Man};
+use super::print;
+
+/// The name of the program, as people call it.
+const NAME: &str = "build-agent";
+
+/// Prints the script for a shell.
+pub fn completion(args: &Completion) -> Result<ExitStatus> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Arguments::command(), NAME, &mut script);
+    print::raw(&String::from_utf8_lossy(&script))?;
+    Ok(ExitStatus::Passed)
+}
+
+/// Writes a page for each command.
+pub fn man(args: &Man) -> Result<ExitStatus> {
+    fs_err::create_dir_all(&args.dir)?;
+    clap_mangen::generate_to(Arguments::command(), &args.dir).map_err(|error| {
+        Error::machine(format!("cannot write the man pages to {}", args.dir.display())).because(&error)
+    })?;
+    Ok(ExitStatus::Passed)
+}
