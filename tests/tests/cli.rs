@@ -323,3 +323,33 @@ fn report_rebuilds_identical_files() {
     sandbox.call([Path::new("report"), &sandbox.out().join("events.jsonl")]).assert_code(&[0]);
     assert_eq!(json(&result), before);
 }
+
+#[test]
+fn shells_get_completion_and_man_gets_pages() {
+    for (shell, marker) in [
+        ("bash", "complete -F _build-agent"),
+        ("zsh", "#compdef build-agent"),
+        ("fish", "complete -c build-agent"),
+    ] {
+        let output = call(&["completion", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        let text = printed(&output);
+        assert!(text.contains(marker) && text.contains("devtool"), "{shell}\n{text}");
+        assert!(!text.contains("probe-share"), "{shell} offers a hidden command");
+    }
+    assert_eq!(call(&["completion", "cmd.exe"]).status.code(), Some(2));
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man/man1");
+    let output = call(&["man", &pages.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    for page in ["build-agent.1", "build-agent-run.1", "build-agent-cache-prune.1"] {
+        let text = std::fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.starts_with(".ie") || text.contains(".TH build-agent"), "{page}\n{text}");
+    }
+    assert!(!pages.join("build-agent-probe-share.1").exists());
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = call(&["man", &file.display().to_string()]);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(printed(&output).contains("error:"), "{}", printed(&output));
+}

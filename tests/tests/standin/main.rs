@@ -11,6 +11,7 @@ mod changed;
 mod changed_builds;
 mod checks;
 mod comparison;
+mod desk;
 mod device;
 mod device_steps;
 mod diagnostics;
