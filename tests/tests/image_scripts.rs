@@ -296,6 +296,17 @@ fn run_warns_if_the_host_forbids_isolation() {
     assert!(!call.contains("unconfined"), "{call}");
 }
 
+#[test]
+fn run_gives_kvm_to_boot_alone_if_the_host_has_it() {
+    let has_kvm = nix::unistd::access("/dev/kvm", nix::unistd::AccessFlags::W_OK).is_ok();
+    for (word, gets_kvm, is_isolated) in [("boot", has_kvm, false), ("devtool", false, true)] {
+        let fixture = ScriptFixture::new();
+        let (_, call) = run(&fixture, &fixture.sources(), &[word], &[]);
+        assert_eq!(call.contains("--device /dev/kvm "), gets_kvm, "{call}");
+        assert_eq!(call.contains("seccomp=unconfined"), is_isolated, "{call}");
+    }
+}
+
 /// For `build-agent reproduce`.
 #[test]
 fn run_tells_the_agent_its_image_with_its_digest() {

@@ -108,10 +108,22 @@ impl Fixture {
     }
 
     fn start_in(&self, layer: &Path, words: &[&str]) -> Running {
+        Running::start(self.command_in(layer, words), self.directory.path())
+    }
+
+    /// A call in the layer, with the directories of the fixture.
+    pub fn command(&self, words: &[&str]) -> Command {
+        self.command_in(&self.layer(), words)
+    }
+
+    fn command_in(&self, layer: &Path, words: &[&str]) -> Command {
         let mut command = agent();
-        command.current_dir(layer).args(words);
+        let (own, of_program) =
+            words.split_at(words.iter().position(|word| *word == "--").unwrap_or(words.len()));
+        command.current_dir(layer).args(own);
         command.arg("--work-dir").arg(self.directory.path().join("work")).arg("--out").arg(self.out());
-        Running::start(command, self.directory.path())
+        command.args(of_program);
+        command
     }
 
     /// The fixture's own manifest, with a small world.

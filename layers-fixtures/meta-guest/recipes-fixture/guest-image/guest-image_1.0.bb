@@ -50,15 +50,18 @@ python do_facts() {
     with open(base + ".manifest", "w") as file:
         file.write("".join("%s x86_64 1.0\n" % name for name in packages))
     open(base + ".ext4", "w").close()
-    # What QEMU needs for a guest that the agent starts.
+    # What QEMU needs for a guest that the agent or runqemu starts. QEMU is the one of this machine.
     guest = d.getVar("GUEST")
     if os.path.isdir(guest):
         shutil.copy(os.path.join(guest, "vmlinuz"), os.path.join(deploy, "bzImage"))
         shutil.copy(os.path.join(guest, "initrd.gz"), base + ".cpio.gz")
         with open(base + ".qemuboot.conf", "w") as file:
             file.write("[config_bsp]\nkernel_imagetype = bzImage\nqb_cpu = -cpu max -machine q35\n"
+                "qb_cpu_kvm = -cpu host -machine q35\n"
                 "qb_default_fstype = cpio.gz\nqb_mem = -m 256\nqb_system_name = qemu-system-x86_64\n"
-                "serial_consoles = 115200;ttyS0\n")
+                "qb_network_device = -device virtio-net-pci,netdev=net0,mac=@MAC@\n"
+                "machine = %s\nimage_link_name = %s\nstaging_dir_native = /\nstaging_bindir_native = /usr/bin\n"
+                "serial_consoles = 115200;ttyS0\n" % (d.getVar("MACHINE"), d.getVar("IMAGE_LINK_NAME")))
     python = os.path.join(d.getVar("WORKDIR"), "recipe-sysroot-native/usr/lib/qemu-python")
     shutil.rmtree(python, ignore_errors=True)
     bb.utils.mkdirhier(python)
