@@ -307,6 +307,27 @@ fn run_gives_kvm_to_boot_alone_if_the_host_has_it() {
     }
 }
 
+#[test]
+fn run_keeps_the_paths_of_the_host_with_a_work_directory() {
+    let fixture = ScriptFixture::new();
+    let layer = fixture.0.path().join("meta-x");
+    std::fs::create_dir_all(layer.join("conf")).unwrap();
+    git(&layer, ["init", "--quiet"]);
+    let top = layer.canonicalize().unwrap().display().to_string();
+    let work = fixture.0.path().canonicalize().unwrap().join("new/work");
+    let variable = work.display().to_string();
+    let (_, call) = run(&fixture, &layer.join("conf"), &["shell"], &[("BUILD_AGENT_WORK", &variable)]);
+    assert!(call.contains(&format!("source={top},target={top} --workdir {top}/conf ")), "{call}");
+    assert!(call.contains(&format!("source={variable},target={variable} ")), "{call}");
+    assert!(call.contains(&format!("--env BUILD_AGENT_WORK_DIR={variable} ")), "{call}");
+    assert!(!call.contains("type=volume") && work.is_dir(), "{call}");
+
+    let odd = fixture.0.path().join("my work").display().to_string();
+    let (output, _) = run(&fixture, &layer, &["shell"], &[("BUILD_AGENT_WORK", &odd)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output_text(&output).contains("BitBake and"), "{}", output_text(&output));
+}
+
 /// For `build-agent reproduce`.
 #[test]
 fn run_tells_the_agent_its_image_with_its_digest() {

@@ -21,12 +21,14 @@ SRC_URI = "file://loud-1.0.tar"
 INHIBIT_DEFAULT_DEPS = "1"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 inherit deploy nopackages
+PATCHTOOL = "patch"
+POPULATESYSROOTDEPS:class-target = ""
 deltask do_install
 do_compile() {
-    tr a-z A-Z <${S}/words.txt >${B}/loud.txt
+    tr a-z A-Z <${S}/words.txt >${WORKDIR}/loud.txt
 }
 do_deploy() {
-    install -m 0644 ${B}/loud.txt ${DEPLOYDIR}/
+    install -m 0644 ${WORKDIR}/loud.txt ${DEPLOYDIR}/
 }
 addtask deploy after do_compile before do_build
 do_packagedata() {
@@ -39,7 +41,7 @@ struct Desk(Fixture);
 
 impl Desk {
     fn new(test: &str) -> Option<Desk> {
-        let fixture = Fixture::new(test, "meta-deploy", &[POKY])?;
+        let fixture = Fixture::long(test, "meta-deploy", &[POKY])?;
         let recipe = fixture.layer().join("recipes-fixture/loud");
         let source = fixture.directory.path().join("loud-1.0");
         std::fs::create_dir_all(recipe.join("files")).unwrap();
