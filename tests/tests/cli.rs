@@ -327,7 +327,7 @@ fn report_rebuilds_identical_files() {
 #[test]
 fn shells_get_completion_and_man_gets_pages() {
     for (shell, marker) in [
-        ("bash", "complete -F _build-agent"),
+        ("bash", "-o default build-agent"),
         ("zsh", "#compdef build-agent"),
         ("fish", "complete -c build-agent"),
     ] {

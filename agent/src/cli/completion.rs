@@ -1,6 +1,6 @@
 //! `build-agent completion` and `build-agent man`: texts that are made from the definition of the command line.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -14,9 +14,18 @@ const NAME: &str = "build-agent";
 /// Prints the script for a shell.
 pub fn completion(args: &Completion) -> Result<ExitStatus> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Arguments::command(), NAME, &mut script);
+    clap_complete::generate(args.shell, &mut visible(&Arguments::command()), NAME, &mut script);
     print::raw(&String::from_utf8_lossy(&script))?;
     Ok(ExitStatus::Passed)
+}
+
+/// The commands for people. The library also completes hidden ones.
+fn visible(all: &Command) -> Command {
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(commands)
 }
 
 /// Writes a page for each command.
