@@ -20,21 +20,19 @@ use super::current_dir::current_dir;
 use super::diff;
 use super::job::{load_request, request};
 use super::limited_reading::limit_reading;
+use super::lock_definition;
 use super::print;
 use super::servers::{Servers, servers};
 use super::unrecorded::UnrecordedRun;
 
 /// Maximum number of servers that are asked in parallel.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 
 /// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest).await?;
     if config::is_definition(&request) {
-        return Err(Error::usage(
-            "build-agent.lock does not pin the repositories of another tool's definition",
-        )
-        .hint("write its own lock (`kas lock`), or turn it into a manifest: build-agent import"));
+        return lock_definition::command(request, args.update, args.diff, environment).await;
     }
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
@@ -188,7 +186,7 @@ async fn pins(
 }
 
 /// The change of a pin, for people.
-fn change(old: Option<&str>, new: &str) -> String {
+pub(super) fn change(old: Option<&str>, new: &str) -> String {
     match old {
         Some(old) if old == new => format!("{new} (unchanged)"),
         Some(old) => format!("{old} -> {new}"),
@@ -243,7 +241,7 @@ pub async fn resolve(
 }
 
 /// Finds the current commit of a source. The tip of a branch is always a commit; other objects are verified.
-async fn pin(
+pub(super) async fn pin(
     checkout: &Path,
     runner: &Runner,
     access: &Access,
@@ -264,12 +262,16 @@ async fn pin(
 }
 
 fn unknown_name(name: &str, known: &[&str]) -> Error {
-    let nearest = agent_git::nearest(name, known.iter().copied(), 1).into_iter().next();
-    let hint = match nearest {
+    let message = format!("--update {name}: the manifest has no repo `{name}` with a `url`");
+    Error::usage(message).hint(known_names(name, known))
+}
+
+/// The hint for an unknown name.
+pub(super) fn known_names(name: &str, known: &[&str]) -> String {
+    match agent_git::nearest(name, known.iter().copied(), 1).into_iter().next() {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("repos with a `url` are: {}", known.join(", ")),
-    };
-    Error::usage(format!("--update {name}: the manifest has no repo `{name}` with a `url`")).hint(hint)
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod lab_request;
 mod limited_reading;
 mod lock;
 mod matrix;
+mod lock_definition;
 mod output_dir;
 mod plan;
 mod plan_settings;

@@ -68,7 +68,7 @@ pub use change_base::change_base;
 pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};
 pub use definition::{
-    Fetched, Reading, ReleaseFrom, Translated, is_definition, read as read_definition, release_in,
+    Fetched, Float, Reading, ReleaseFrom, Translated, is_definition, read as read_definition, release_in,
 };
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, CACHE as CACHE_VARIABLE, LOG_VARIABLE, whole as whole_environment};

@@ -55,6 +55,8 @@ pub struct Request {
     pub notices: Vec<String>,
     /// Whether the lock is ignored, because it is being replaced.
     pub ignore_lock: bool,
+    /// The pins of a definition's locks that are being replaced; empty: all.
+    pub lock_updates: Option<Vec<String>>,
     /// The pins that stay although the lock is being replaced.
     pub kept_pins: Lock,
     /// `--pins`: the commits of all repositories, instead of the lock.

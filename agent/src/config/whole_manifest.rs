@@ -1,5 +1,6 @@
 //! The whole manifest: the file that was asked for, what it includes, and what the flags override.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use agent_fs::untrusted;
@@ -147,9 +148,9 @@ fn of_definition(definition: &Translated, project_root: &ProjectRoot) -> Whole {
     let (tree, name) = (definition.tree.clone(), project_root.manifest_name.clone());
     Whole {
         parts: vec![tree.clone()],
-        text: render::toml(&tree).into_bytes(),
+        text: definition.manifest_text(&BTreeSet::new()).into_bytes(),
         texts: vec![(name, definition.text.clone())],
-        local: Vec::new(),
+        local: definition.files.clone(),
         repos: Vec::new(),
         tree,
     }

@@ -181,7 +181,7 @@ fn import_and_export_mean_the_same_job() {
     call(&sandbox, "import", &[]).assert_code(&[0]);
     let manifest = fs::read_to_string(sandbox.manifest()).unwrap();
     assert!(
-        manifest.starts_with("# Written by build-agent import")
+        manifest.starts_with("# Written by build-agent, from ")
             && manifest.contains("layer_order = \"name\""),
         "{manifest}"
     );
@@ -280,7 +280,88 @@ fn the_definition_of_a_change_is_that_of_its_base() {
     let of_base: Value = serde_json::from_slice(&of_base.stdout).unwrap();
     assert_eq!(of_base["settings"]["config"]["distro"], "poky");
     assert_eq!(of_base["settings"]["config"]["machines"][0], "qemuarm");
+    let ran = call(&sandbox, "run", &["--base", "main", "--only", "checkout"]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&["this change edits its own rules: kas.yml, kas.lock.yml; the rules of the base main"]);
     let own = plan(&[]);
     assert_eq!(own.status.code(), Some(2), "{own:?}");
     assert!(String::from_utf8_lossy(&own.stderr).contains("kas.lock.yml:3:"), "{own:?}");
+}
+
+/// What `build-agent lock` writes is what kas would write and read.
+#[test]
+fn the_lock_of_a_definition_is_written() {
+    let Some(sandbox) = Sandbox::new("the_lock_of_a_definition_is_written") else { return };
+    kas_job(&sandbox);
+    let (poky, extra) = (sandbox.upstream(), sandbox.path().join("upstream/meta-extra"));
+    let head = |top: &Path| git(top, ["rev-parse", "HEAD"]).trim().to_owned();
+    let first = [head(&poky), head(&extra)];
+    let lock = |words: &[&str]| {
+        let file = sandbox.layer().join("kas.yml").display().to_string();
+        let work = sandbox.work().display().to_string();
+        sandbox.call([&["lock", &file, "--work-dir", &work], words].concat())
+    };
+    let file = sandbox.layer().join("kas.lock.yml");
+    let text = |poky: &str, extra: &str| {
+        format!(
+            "header:\n  version: 14\noverrides:\n  repos:\n    poky:\n      commit: \"{poky}\"\n    \
+             aa-extra:\n      commit: \"{extra}\"\n"
+        )
+    };
+    let ran = lock(&[]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&["(new)", "kas.lock.yml"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text(&first[0], &first[1]));
+    lock(&[]).assert_says(&["nothing to write"]);
+
+    commit(&poky, "Fix the world");
+    commit(&extra, "Fix the layer");
+    let second = [head(&poky), head(&extra)];
+    let ran = lock(&["--diff"]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&["Fix the world", "Fix the layer"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text(&first[0], &first[1]), "--diff writes nothing");
+    let ran = lock(&["--update", "pokyy"]);
+    ran.assert_code(&[2]);
+    ran.assert_says(&["did you mean `poky`?"]);
+    let ran = lock(&["--update", "poky"]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&[&format!("{} -> {}", first[0], second[0])]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text(&second[0], &first[1]));
+    lock(&["--update"]).assert_code(&[0]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text(&second[0], &second[1]));
+    let plan = plan(&sandbox, "kas.yml");
+    let repos = plan["settings"]["repos"].as_array().unwrap();
+    let commits: Vec<&Value> = repos.iter().map(|repo| &repo["commit"]).collect();
+    assert_eq!(commits, [&second[0], &second[1]]);
+}
+
+#[test]
+fn a_job_of_a_definition_is_repeated() {
+    let Some(sandbox) = Sandbox::new("a_job_of_a_definition_is_repeated") else { return };
+    kas_job(&sandbox);
+    let mut command = sandbox.command(["run", "kas.yml", "--work-dir"]);
+    command.arg(sandbox.work()).arg("--out").arg(sandbox.out()).current_dir(sandbox.layer());
+    command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", sandbox.layer());
+    command.env("CODEBUILD_SOURCE_REPO_URL", format!("file://{}", sandbox.layer().display()));
+    command.env("BUILD_AGENT_METRICS", "off");
+    sandbox.start(command).wait().assert_code(&[0]);
+    let first = sandbox.result();
+    // The branches went on.
+    commit(&sandbox.upstream(), "Break the world");
+    fs::remove_file(sandbox.path().join("upstream/meta-extra/kas/board.yml")).unwrap();
+    commit(&sandbox.path().join("upstream/meta-extra"), "Remove the included file");
+    let mut command = sandbox.command(["reproduce"]);
+    command.arg(sandbox.out()).args(["--run", "--no-container", "--dir", "again"]);
+    command.current_dir(sandbox.path()).env("BUILD_AGENT_WORK_DIR", sandbox.path().join("work-again"));
+    sandbox.start(command).wait().assert_code(&[0]);
+    let again = build_agent_tests::json(&sandbox.path().join("again/source/build-agent-out/result.json"));
+    for key in ["name", "release", "machines", "commit"] {
+        assert_eq!(again["job"][key], first["job"][key], "{key}");
+    }
+    for key in ["name", "commit", "patches_sha256"] {
+        for at in 0..2 {
+            assert_eq!(again["repos"][at][key], first["repos"][at][key], "{key}");
+        }
+    }
 }

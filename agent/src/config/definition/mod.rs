@@ -4,6 +4,7 @@
 mod address;
 mod build;
 mod kas;
+mod lock;
 mod merge;
 mod release;
 mod scalar;
@@ -30,6 +31,9 @@ use super::tree::Node;
 use super::validator::Validator;
 use super::{flags, structure, values};
 
+use lock::LockFile;
+
+pub use lock::{Float, Locks};
 pub use release::{ReleaseFrom, release_in};
 pub use translated::Translated;
 
@@ -137,6 +141,8 @@ pub struct Surroundings<'a> {
     pub choice: &'a [String],
     /// Old references that are tags.
     pub tags: &'a BTreeSet<(String, String)>,
+    /// The pins of locks that are being replaced.
+    pub updates: Option<&'a [String]>,
 }
 
 /// What a format says.
@@ -149,6 +155,12 @@ struct Parts {
     /// The repositories whose files are included and that are not there yet, with their sources in the format.
     missing: Vec<Missing>,
     questions: Vec<Question>,
+    /// The locks, the one that gets new pins first; none: the format has no lock.
+    locks: Vec<LockFile>,
+    /// The names of the repositories in the manifest, by their keys.
+    keys: Vec<(String, String)>,
+    /// The files that were read, in the checkout.
+    files: Vec<PathBuf>,
 }
 
 /// A repository that has to be there first.
@@ -213,6 +225,7 @@ pub fn read(
         variables,
         choice: &request.choice,
         tags: &fetched.tags,
+        updates: request.lock_updates.as_deref(),
     };
     let tree = Tree { top: read_in, named: top.clone(), prefix: String::new() };
     let mut problems = Problems::default();
@@ -231,9 +244,12 @@ pub fn read(
     if !problems.is_empty() {
         return Err(problems.into());
     }
+    let floats = lock::floats(&parts.keys, &repos, fetched);
     pin_fetched(&mut manifest, &repos, fetched);
     let release = release::candidates(&repos);
-    let translated = Translated { project_root, tree: manifest, text: parts.text, notices: parts.notices };
+    let locks = Locks { files: parts.locks, floats };
+    let Parts { text, notices, files, .. } = parts;
+    let translated = Translated { project_root, tree: manifest, text, notices, files, locks };
     Ok(Reading::Done(Box::new(translated), release))
 }
 

@@ -1,8 +1,11 @@
 //! What a definition means.
 
+use std::path::PathBuf;
+
 use super::super::project_root::ProjectRoot;
 use super::super::tree::Node;
 use super::build;
+use super::lock::Locks;
 
 /// A definition as a manifest.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +15,9 @@ pub struct Translated {
     /// The texts of its files.
     pub text: Vec<u8>,
     pub notices: Vec<String>,
+    /// Its files in the checkout, with those that they include.
+    pub files: Vec<PathBuf>,
+    pub locks: Locks,
 }
 
 impl Eq for Translated {}

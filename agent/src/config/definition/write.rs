@@ -36,7 +36,7 @@ impl Translated {
             }
         }
         let mut text =
-            format!("# Written by build-agent import, from {}.\n", comment(&self.project_root.manifest_name));
+            format!("# Written by build-agent, from {}.\n", comment(&self.project_root.manifest_name));
         for notice in self.notices.iter().chain(&self.without_equal()) {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "# {}", comment(notice));

@@ -6,6 +6,7 @@ use agent_fs::untrusted;
 
 use super::super::super::problem::{Diagnostic, Place, Problems};
 use super::super::super::tree::{Node, Value};
+use super::super::lock::{LockFile, LockFormat, is_replaced};
 use super::super::{Fetched, Tree, merge, shape, yaml};
 use super::{NEWEST, format};
 
@@ -22,11 +23,19 @@ pub struct Loaded {
     /// All texts, to find secrets in them.
     pub text: Vec<u8>,
     pub notices: Vec<String>,
+    /// That of the first file comes first, also if it does not exist.
+    pub locks: Vec<LockFile>,
+    /// The files in the checkout.
+    pub files: Vec<PathBuf>,
 }
 
 struct Loader<'a> {
     fetched: &'a Fetched,
     problems: &'a mut Problems,
+    /// The pins that are being replaced.
+    updates: Option<&'a [String]>,
+    locks: Vec<LockFile>,
+    files: Vec<PathBuf>,
     notices: Vec<String>,
     missing: Vec<String>,
     configs: Vec<Node>,
@@ -37,10 +46,19 @@ struct Loader<'a> {
 }
 
 /// Loads the files of the command line, which lie in `top`. `None`: they cannot be used, which was reported.
-pub fn load(files: &[PathBuf], top: &Tree, fetched: &Fetched, problems: &mut Problems) -> Option<Loaded> {
+pub fn load(
+    files: &[PathBuf],
+    top: &Tree,
+    fetched: &Fetched,
+    updates: Option<&[String]>,
+    problems: &mut Problems,
+) -> Option<Loaded> {
     let mut loader = Loader {
         fetched,
         problems,
+        updates,
+        locks: Vec::new(),
+        files: Vec::new(),
         notices: Vec::new(),
         missing: Vec::new(),
         configs: Vec::new(),
@@ -48,25 +66,29 @@ pub fn load(files: &[PathBuf], top: &Tree, fetched: &Fetched, problems: &mut Pro
         chain: Vec::new(),
         count: 0,
     };
+    if let Some(lock) = files.first().map(|file| lock_of(file)) {
+        let named = top.named(&lock);
+        loader.locks.push(LockFile::new(LockFormat::Kas, named, top.shown(&lock)));
+    }
     for file in files {
         let start = Place::File { file: top.shown(file).into(), line: 1, column: 1 };
         match top.inside(file) {
-            Ok(real) => loader.file(&real, top, &start),
+            Ok(real) => loader.file(&real, top, &start, false),
             Err(why) => loader.problems.add(start, None, Diagnostic::new(why)),
         }
     }
-    let Loader { configs, missing, text, mut notices, problems, .. } = loader;
+    let Loader { configs, missing, text, mut notices, problems, locks, files, .. } = loader;
     if !problems.is_empty() {
         return None;
     }
     notices.dedup();
     let config = configs.into_iter().reduce(merge::merge)?;
-    Some(Loaded { config, missing, text, notices })
+    Some(Loaded { config, missing, text, notices, locks, files })
 }
 
 impl Loader<'_> {
     /// Adds the configurations of the file: those of its lock, those of its includes, its own.
-    fn file(&mut self, file: &Path, tree: &Tree, at: &Place) {
+    fn file(&mut self, file: &Path, tree: &Tree, at: &Place, is_lock: bool) {
         let shown = tree.shown(file);
         self.count += 1;
         let fault = if self.chain.iter().any(|outer| outer == file) {
@@ -81,12 +103,28 @@ impl Loader<'_> {
         if let Some(fault) = fault {
             return self.problems.add(at.clone(), Some("header.includes".into()), Diagnostic::new(fault));
         }
-        let Some(config) = self.read(file, &shown, at) else { return };
+        let Some(mut config) = self.read(file, &shown, at) else { return };
+        let is_external = !tree.prefix.is_empty();
+        if !is_external {
+            self.files.push(tree.named(file));
+        }
+        if is_lock {
+            self.lock(LockFile {
+                tree: config.clone(),
+                is_external,
+                ..LockFile::new(LockFormat::Kas, tree.named(file), shown)
+            });
+            remove_pins(&mut config, self.updates);
+        }
         self.chain.push(file.to_owned());
         let lock = lock_of(file);
-        if lock.exists() {
+        if !lock.exists() {
+            if !is_external && !is_lock {
+                self.files.push(tree.named(&lock));
+            }
+        } else {
             match tree.inside(&lock) {
-                Ok(real) => self.file(&real, tree, at),
+                Ok(real) => self.file(&real, tree, at, true),
                 Err(why) => self.problems.add(at.clone(), None, Diagnostic::new(why)),
             }
         }
@@ -98,6 +136,14 @@ impl Loader<'_> {
         }
         self.chain.pop();
         self.configs.push(config);
+    }
+
+    /// Remembers a lock; that of the first file is known before it is read.
+    fn lock(&mut self, lock: LockFile) {
+        match self.locks.iter_mut().find(|known| known.path == lock.path) {
+            Some(known) => *known = lock,
+            None => self.locks.push(lock),
+        }
     }
 
     fn include(&mut self, include: &Node, from: &Path, tree: &Tree) {
@@ -116,7 +162,7 @@ impl Loader<'_> {
                 Some(found) => {
                     let tree = found.tree(repo);
                     match tree.inside(&tree.top.join(path)) {
-                        Ok(real) => return self.file(&real, &tree, &include.place),
+                        Ok(real) => return self.file(&real, &tree, &include.place, false),
                         Err(why) => Err(why),
                     }
                 }
@@ -131,7 +177,7 @@ impl Loader<'_> {
             (None, None) => Err("needs `repo` and `file`".into()),
         };
         match found {
-            Ok(real) => self.file(&real, tree, &include.place),
+            Ok(real) => self.file(&real, tree, &include.place, false),
             Err(why) => {
                 self.problems.add(include.place.clone(), Some("header.includes".into()), Diagnostic::new(why))
             }
@@ -190,6 +236,14 @@ impl Loader<'_> {
         shape::check(&config, &format::FILE, "", self.problems, is_newer.then_some(&mut unknown));
         self.notices.extend(unknown);
         Some(config)
+    }
+}
+
+/// Takes the pins that are being replaced out of a lock.
+fn remove_pins(config: &mut Node, updates: Option<&[String]>) {
+    let pins = config.child_mut("overrides").and_then(|overrides| overrides.child_mut("repos"));
+    if let Some(Value::Table(pins)) = pins.map(|pins| &mut pins.value) {
+        pins.retain(|pin| !is_replaced(updates, &pin.key));
     }
 }
 

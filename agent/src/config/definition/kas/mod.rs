@@ -24,12 +24,18 @@ pub fn read(
     fetched: &Fetched,
     problems: &mut Problems,
 ) -> Parts {
-    let Some(loaded) = files::load(files, tree, fetched, problems) else { return Parts::default() };
+    let Some(loaded) = files::load(files, tree, fetched, around.updates, problems) else {
+        return Parts::default();
+    };
     let (manifest, mut notices) = translate::translate(&loaded.config, around, problems);
     notices.splice(0..0, loaded.notices);
     let missing = loaded.missing.iter().map(|key| missing(key, &loaded.config, around)).collect();
     let questions = questions(&loaded.config);
-    Parts { manifest: Some(manifest), notices, text: loaded.text, missing, questions }
+    let repos = loaded.config.child("repos").map(Node::entries).unwrap_or_default();
+    let keys = repos.iter().map(|entry| (entry.key.clone(), name_of(&loaded.config, &entry.key).to_owned()));
+    let keys = keys.collect();
+    let files::Loaded { text, locks, files, .. } = loaded;
+    Parts { manifest: Some(manifest), notices, text, missing, questions, locks, keys, files }
 }
 
 /// The name in the manifest of a repository.

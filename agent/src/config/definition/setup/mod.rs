@@ -13,6 +13,7 @@ use super::super::problem::{Diagnostic, Place, Problems};
 use super::super::tree::{Entry, Node, Value};
 use super::super::{paths, values};
 use super::build::{self, Table};
+use super::lock::{LockFile, LockFormat, is_replaced};
 use super::yaml::{Syntax, parse};
 use super::{Parts, Question, Surroundings, Tree, address};
 
@@ -36,7 +37,8 @@ pub fn translate(
 ) -> Parts {
     let data = root.child("data").unwrap_or(root);
     let mut parts = Parts::default();
-    let fixed = fixed_revisions(file, tree, &mut parts, problems);
+    parts.files.push(tree.named(file));
+    let fixed = fixed_revisions(file, tree, around, &mut parts, problems);
     let sources = Sources::read(data, root, fixed.as_ref(), around, &mut parts, problems);
     let place = &data.place;
     let mut manifest = Table::new(place);
@@ -119,19 +121,37 @@ fn base_of_layers(file: &Path, root: &Node, tree: &Tree) -> PathBuf {
     file.parent().map(Path::to_owned).unwrap_or_default()
 }
 
-fn fixed_revisions(file: &Path, tree: &Tree, parts: &mut Parts, problems: &mut Problems) -> Option<Node> {
+/// The lock, without the pins that are being replaced.
+fn fixed_revisions(
+    file: &Path,
+    tree: &Tree,
+    around: &Surroundings,
+    parts: &mut Parts,
+    problems: &mut Problems,
+) -> Option<Node> {
     let beside = file.with_file_name(FIXED);
-    if beside == file || !beside.is_file() {
+    if beside == file {
         return None;
     }
     let shown = tree.shown(&beside);
+    let lock = LockFile::new(LockFormat::Setup, tree.named(&beside), shown.clone());
+    parts.files.push(lock.path.clone());
+    if !beside.is_file() {
+        parts.locks.push(lock);
+        return None;
+    }
     let bytes = tree
         .inside(&beside)
         .and_then(|real| untrusted::read_named(&real, untrusted::PAGE).map_err(|error| error.to_string()));
     match bytes {
         Ok(bytes) => {
             let fixed = parse(&shown, &bytes, Syntax::Json, problems, &mut parts.notices)?;
-            fixed.child("sources").cloned()
+            let mut sources = fixed.child("sources").cloned();
+            parts.locks.push(LockFile { tree: fixed, ..lock });
+            if let Some(Value::Table(pins)) = sources.as_mut().map(|sources| &mut sources.value) {
+                pins.retain(|pin| !is_replaced(around.updates, &pin.key));
+            }
+            sources
         }
         Err(why) => {
             let place = Place::File { file: shown.as_str().into(), line: 1, column: 1 };
@@ -196,6 +216,7 @@ impl Sources {
             } else {
                 fault(problems, &entry.place, Diagnostic::new("has neither `git-remote` nor `local`"));
             }
+            parts.keys.push((entry.key.clone(), entry.key.clone()));
             sources.push(Source { name: entry.key.clone(), path, table, entry: entry.clone() });
         }
         Sources(sources)

@@ -1,0 +1,102 @@
+//! `build-agent lock kas.yml`: pins the repositories of a definition in the lock of its own tool.
+
+use futures_util::{StreamExt, stream};
+
+use crate::config::lock::{Lock, Locked};
+use crate::config::{AgentEnvironment, Float, Request, Settings};
+use crate::report;
+use crate::stages::cleanup::after;
+use agent_git::Access;
+use agent_process::Runner;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+
+use super::definition::with_definition;
+use super::job::load_request;
+use super::lock::{PARALLEL, change, pin};
+use super::print;
+use super::servers::servers;
+use super::unrecorded::UnrecordedRun;
+use super::{diff, lock};
+
+/// Writes the locks of the definition: adds missing pins, and replaces those that `update` names by their keys.
+pub async fn command(
+    request: Request,
+    update: Option<Vec<String>>,
+    is_diff: bool,
+    environment: &AgentEnvironment,
+) -> Result<ExitStatus> {
+    // Without names, a comparison is with the newest commits of all repositories.
+    let lock_updates = update.or_else(|| is_diff.then(Vec::new));
+    let request = with_definition(Request { lock_updates, ..request }, environment).await?;
+    let Some(definition) = &request.definition else {
+        return Err(Error::internal("a definition was not read"));
+    };
+    let locks = &definition.locks;
+    if locks.files.is_empty() {
+        return Err(Error::usage("this format has no lock that build-agent could write")
+            .hint("turn it into a manifest, which has one: build-agent import"));
+    }
+    let keys: Vec<&str> = locks.floats.iter().map(|float| float.key.as_str()).collect();
+    let named = request.lock_updates.iter().flatten();
+    if let Some(unknown) = named.into_iter().find(|name| !keys.contains(&name.as_str())) {
+        return Err(unknown_key(unknown, &keys));
+    }
+    let settings = load_request(&request, environment).await?;
+    let servers = servers(&settings, environment).await?;
+    let access = servers.access.for_source(settings.cache.trust.is_trusted());
+    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
+    if let Some(notice) = &servers.notice {
+        unrecorded.runner.events.info(notice).await;
+    }
+    let pins = stream::iter(&locks.floats).map(|float| commit(&settings, &unrecorded.runner, &access, float));
+    let pins: Vec<Result<String>> = pins.buffered(PARALLEL).collect().await;
+    let pins = after(pins.into_iter().collect::<Result<Vec<String>>>(), unrecorded.end().await)?;
+    let pins: Vec<(&Float, &str)> = locks.floats.iter().zip(pins.iter().map(String::as_str)).collect();
+    if is_diff {
+        let (mut old, mut new) = (Lock::default(), Lock::default());
+        for (float, commit) in &pins {
+            if let Some(pinned) = locks.pinned(&float.key) {
+                old.repos.insert(float.name.clone(), Locked::new(&float.source, pinned));
+            }
+            new.repos.insert(float.name.clone(), Locked::new(&float.source, commit));
+        }
+        diff::show(&diff::of_lock(&old), &diff::of_lock(&new), false, &access, environment).await?;
+        return Ok(ExitStatus::Passed);
+    }
+    let commits: Vec<(&str, &str)> =
+        pins.iter().map(|(float, commit)| (float.key.as_str(), *commit)).collect();
+    let written = locks.with(&commits);
+    for (key, commit) in commits {
+        let place = written.external.iter().find(|(external, _)| external == key);
+        match place {
+            Some((_, file)) => print::line(format_args!(
+                "{key:<20} is pinned by {file}, a file of another repository: not changed"
+            ))?,
+            None => print::line(format_args!("{key:<20} {}", change(locks.pinned(key), commit)))?,
+        }
+    }
+    for (path, text) in &written.files {
+        report::replace(path, text.as_bytes())?;
+        print::line(format_args!("wrote {}", path.display()))?;
+    }
+    if written.files.is_empty() {
+        print::line(format_args!(
+            "nothing to write: each repository has its pin, or a commit in the definition"
+        ))?;
+    }
+    Ok(ExitStatus::Passed)
+}
+
+async fn commit(settings: &Settings, runner: &Runner, access: &Access, float: &Float) -> Result<String> {
+    match &float.commit {
+        Some(commit) => Ok(commit.clone()),
+        None => pin(settings, runner, access, &float.name, &float.source).await,
+    }
+}
+
+fn unknown_key(unknown: &str, known: &[&str]) -> Error {
+    let message =
+        format!("--update {unknown}: the definition has no repository `{unknown}` with a branch or a tag");
+    Error::usage(message).hint(lock::known_names(unknown, known))
+}
