@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::{AgentEnvironment, PatchSource, Repo, RepoSource, Settings, Wanted};
+use crate::config::{AgentEnvironment, PatchSource, Repo, RepoSource, Settings};
 use crate::report;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -97,13 +97,12 @@ fn source(repo: &Repo, text: &mut String) {
         RepoSource::Path(path) => line("path", &path.display().to_string()),
         RepoSource::Git(git) => {
             line("url", git.url.as_str());
-            match &git.wanted {
-                Wanted::Branch(branch) => line("branch", branch),
-                Wanted::Tag(tag) => line("tag", tag),
-                Wanted::Commit(commit) => line("commit", commit),
-                Wanted::CommitOnBranch { commit, branch } => {
-                    line("branch", branch);
-                    line("commit", commit);
+            let wanted = &git.wanted;
+            for (key, value) in
+                [("branch", wanted.branch()), ("tag", wanted.tag()), ("commit", wanted.commit())]
+            {
+                if let Some(value) = value {
+                    line(key, value);
                 }
             }
         }

@@ -106,7 +106,7 @@ pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnviro
     let mut lock = Lock::default();
     if sources.iter().all(|(_, source)| source.locked.is_some() || !floats(source)) {
         for (name, source) in &sources {
-            let commit = source.locked.clone().or_else(|| commit(source).map(str::to_owned));
+            let commit = source.locked.clone().or_else(|| source.wanted.commit().map(str::to_owned));
             lock.insert(name, Locked::new(source, &commit.unwrap_or_default()));
         }
         return Ok(lock);
@@ -118,20 +118,10 @@ pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnviro
     Ok(lock)
 }
 
-/// The commit that the manifest names.
-fn commit(source: &GitSource) -> Option<&str> {
-    match &source.wanted {
-        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit),
-        Wanted::Branch(_) | Wanted::Tag(_) => None,
-    }
-}
-
 /// The branch, tag or commit, for people.
 fn wanted(source: &GitSource) -> &str {
-    match &source.wanted {
-        Wanted::Branch(text) | Wanted::Tag(text) | Wanted::Commit(text) => text,
-        Wanted::CommitOnBranch { branch, .. } => branch,
-    }
+    let wanted = &source.wanted;
+    wanted.branch().or(wanted.tag()).or(wanted.commit()).unwrap_or_default()
 }
 
 /// The git repositories of all jobs, each once.

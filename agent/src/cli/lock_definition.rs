@@ -37,7 +37,7 @@ pub async fn command(
         return Err(Error::usage("this format has no lock that build-agent could write")
             .hint("turn it into a manifest, which has one: build-agent import"));
     }
-    let keys: Vec<&str> = locks.floats.iter().map(|float| float.key.as_str()).collect();
+    let keys = locks.keys();
     let named = request.lock_updates.iter().flatten();
     if let Some(unknown) = named.into_iter().find(|name| !keys.contains(&name.as_str())) {
         return Err(unknown_key(unknown, &keys));

@@ -174,6 +174,7 @@ fn source(repo: &Repo) -> String {
                 Wanted::Branch(branch) => format!("branch {branch}"),
                 Wanted::Tag(tag) => format!("tag {tag}"),
                 Wanted::Commit(commit) => format!("commit {commit}"),
+                Wanted::CommitOfTag { commit, tag } => format!("commit {commit} of tag {tag}"),
                 Wanted::CommitOnBranch { commit, branch } => format!("commit {commit} on branch {branch}"),
             };
             let locked =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::config::{CheckScope, Destination, Ptest, RepoSource, Settings, TestTarget, Wanted};
+use crate::config::{CheckScope, Destination, Ptest, RepoSource, Settings, TestTarget};
 
 /// What a job would do and with what, for programs.
 pub fn as_json(settings: &Settings) -> Value {
@@ -77,17 +77,12 @@ fn repo(repo: &crate::config::Repo) -> Value {
     match &repo.source {
         RepoSource::Path(path) => value["path"] = json!(path),
         RepoSource::Git(source) => {
-            let (branch, tag, commit) = match &source.wanted {
-                Wanted::Branch(branch) => (Some(branch), None, None),
-                Wanted::Tag(tag) => (None, Some(tag), None),
-                Wanted::Commit(commit) => (None, None, Some(commit)),
-                Wanted::CommitOnBranch { commit, branch } => (Some(branch), None, Some(commit)),
-            };
             value["url"] = json!(agent_git::display_url(&source.url));
-            value["branch"] = json!(branch);
-            value["tag"] = json!(tag);
-            value["commit"] = json!(source.locked.as_ref().or(commit));
+            value["branch"] = json!(source.wanted.branch());
+            value["tag"] = json!(source.wanted.tag());
+            value["commit"] = json!(source.locked.as_deref().or(source.wanted.commit()));
             value["patches"] = repo.patches.iter().map(|patch| patch.name.as_str()).collect();
+            value["signers"] = repo.signers.iter().map(|signer| signer.name.as_str()).collect();
             value["submodules"] = json!(repo.submodules);
             value["lfs"] = json!(repo.lfs);
         }

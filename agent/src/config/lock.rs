@@ -69,21 +69,13 @@ pub struct Locked {
 impl Locked {
     /// `commit`: all 40 digits.
     pub fn new(source: &GitSource, commit: &str) -> Locked {
-        let (branch, tag) = match &source.wanted {
-            Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => (Some(branch.clone()), None),
-            Wanted::Tag(tag) => (None, Some(tag.clone())),
-            Wanted::Commit(_) => (None, None),
-        };
+        let [branch, tag] = [source.wanted.branch(), source.wanted.tag()].map(|name| name.map(str::to_owned));
         Locked { url: without_credentials(&source.url), branch, tag, commit: commit.into() }
     }
 
     /// Whether it is the pin of what the manifest wants.
     pub fn pins(&self, source: &GitSource) -> bool {
-        let is_commit = match &source.wanted {
-            Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => *commit == self.commit,
-            Wanted::Branch(_) | Wanted::Tag(_) => true,
-        };
-        is_commit && *self == Locked::new(source, &self.commit)
+        source.wanted.commit().is_none_or(|commit| commit == self.commit) && *self == Locked::new(source, &self.commit)
     }
 
     /// Whether both pin the same branch or tag, or are the same commit.
@@ -287,28 +279,25 @@ pub fn pin_all(written: &Written, file: &str, manifest: &Node, repos: &mut [Repo
 
 /// Whether the commit is not known without the server.
 pub fn floats(source: &GitSource) -> bool {
-    matches!(source.wanted, Wanted::Branch(_) | Wanted::Tag(_))
+    source.wanted.commit().is_none()
 }
 
 fn not_pinned(file: &str, source: &GitSource) -> String {
     match &source.wanted {
         Wanted::Branch(branch) => format!("{file} does not pin it for branch `{branch}`"),
         Wanted::Tag(tag) => format!("{file} does not pin it for tag `{tag}`"),
-        Wanted::Commit(_) | Wanted::CommitOnBranch { .. } => format!("{file} does not pin it"),
+        _ => format!("{file} does not pin it"),
     }
 }
 
 fn compare(check: &mut Validator, path: &KeyPath, locked: &Locked, source: &GitSource, name: &str) {
     let wanted = Locked::new(source, &locked.commit);
-    let commit = match &source.wanted {
-        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit),
-        _ => None,
-    };
+    let commit = source.wanted.commit().map(str::to_owned);
     let pairs = [
         ("url", Some(&locked.url), Some(&wanted.url)),
         ("branch", locked.branch.as_ref(), wanted.branch.as_ref()),
         ("tag", locked.tag.as_ref(), wanted.tag.as_ref()),
-        ("commit", Some(&locked.commit), commit.or(Some(&locked.commit))),
+        ("commit", Some(&locked.commit), commit.as_ref().or(Some(&locked.commit))),
     ];
     for (key, locked, wanted) in pairs {
         // An empty text was reported before.
@@ -337,6 +326,7 @@ mod tests {
             source: RepoSource::Git(source),
             layers: Vec::new(),
             patches: Vec::new(),
+            signers: Vec::new(),
             submodules: true,
             lfs: true,
         }

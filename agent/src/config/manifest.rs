@@ -10,6 +10,7 @@ mod github;
 mod layers;
 mod matrix;
 mod schema;
+mod signers;
 mod test_section;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ pub use layers::{LayerOrderWord, UnvalidatedLayerPath};
 pub use matrix::UnvalidatedMatrix;
 pub use schema::schema;
 pub(super) use schema::schema_of;
+pub use signers::UnvalidatedSigner;
 pub use test_section::{FlakyTests, PtestWord, SshServerWord, TestRunner, UnvalidatedPtest, UnvalidatedTest};
 
 /// The stages with hooks. The report stage has none: no program may run any more.
@@ -107,8 +109,8 @@ pub struct UnvalidatedManifest {
     pub hooks: Option<Vec<UnvalidatedHook>>,
 }
 
-/// A source: either a git repository (`url` with exactly one of branch, tag, commit; or branch and commit,
-/// then the commit must be on the branch) or a local directory (`path`).
+/// A source: either a git repository (`url` with exactly one of branch, tag, commit; or a commit with
+/// its branch or its tag) or a local directory (`path`).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Repo", extend("oneOf" = one_source(), "dependentSchemas" = one_reference()))]
@@ -136,6 +138,10 @@ pub struct UnvalidatedRepo {
     /// "REPO:PATH" in another repository, or a path relative to the manifest. Only with url.
     #[schemars(extend("uniqueItems" = true))]
     pub patches: Option<Vec<String>>,
+    /// Public keys, one of which must have signed the tag if there is a `tag`, else the commit: files of OpenPGP or ssh
+    /// keys, "REPO:PATH" in another repository, or a path relative to the manifest. Only with url.
+    #[schemars(extend("minItems" = 1))]
+    pub signers: Option<Vec<UnvalidatedSigner>>,
 }
 
 /// The layers under test.
@@ -459,7 +465,7 @@ fn one_reference() -> Value {
     let any = ["branch", "tag", "commit"].map(|key| json!({ "required": [key] }));
     json!({
         "url": { "anyOf": any },
-        "path": { "properties": { "branch": false, "tag": false, "commit": false, "patches": false } },
-        "tag": { "properties": { "branch": false, "commit": false } },
+        "path": { "properties": { "branch": false, "tag": false, "commit": false, "patches": false, "signers": false } },
+        "tag": { "properties": { "branch": false } },
     })
 }

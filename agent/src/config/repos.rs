@@ -11,7 +11,8 @@ use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
 use super::patches;
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
-use super::settings::{GitSource, Patch, Repo, RepoSource, Secret, Wanted};
+use super::settings::{GitSource, Patch, Repo, RepoSource, Secret, Signer, Wanted};
+use super::signers;
 use super::validator::Validator;
 use super::values;
 use super::variable_secrets::url_secrets;
@@ -78,12 +79,13 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
             _ => None,
         });
         let patches = one.patches(&names, around);
+        let signers = one.signers(&names, around);
         let of_this = layers.iter().filter(|(_, priority)| *priority != 0);
         all.priorities.extend(of_this.map(|(layer, priority)| ((name.clone(), layer.clone()), *priority)));
         let layers = layers.into_iter().map(|(layer, _)| layer).collect();
         if let Some(source) = source {
             let (submodules, lfs) = (raw.submodules.unwrap_or(true), raw.lfs.unwrap_or(true));
-            all.repos.push(Repo { name, source, layers, patches, submodules, lfs });
+            all.repos.push(Repo { name, source, layers, patches, signers, submodules, lfs });
         }
     }
     all
@@ -122,6 +124,13 @@ impl One<'_, '_> {
             .list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
     }
 
+    fn signers(&mut self, names: &[String], around: &Surroundings) -> Vec<Signer> {
+        let path = self.path.key("signers");
+        let raw = self.raw.signers.as_ref();
+        self.check.not_empty(&path, raw, "omit `signers` if the repository need not be signed");
+        signers::signers(self.check, &path, raw, names, around.project_root)
+    }
+
     fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {
         let [url, path] = ["url", "path"].map(|key| self.path.key(key));
         match (self.check.has(&url), self.check.has(&path)) {
@@ -137,7 +146,7 @@ impl One<'_, '_> {
             }
             (true, false) => self.git(),
             (false, true) => {
-                const GIT: [&str; 6] = ["branch", "tag", "commit", "patches", "submodules", "lfs"];
+                const GIT: [&str; 7] = ["branch", "tag", "commit", "patches", "signers", "submodules", "lfs"];
                 for key in GIT.map(|key| self.path.key(key)) {
                     if self.check.has(&key) {
                         let mistake = Diagnostic::new("does not go with `path`");
@@ -170,12 +179,12 @@ impl One<'_, '_> {
                 self.check.value(self.path, mistake.hint(format!("such as branch = \"{branch}\"")));
             }
             (true, true, _) => self.exclude(&["branch", "tag"], "keep one of them"),
-            (_, true, true) => self.exclude(&["tag", "commit"], "keep one of them"),
             _ => {}
         }
         let wanted = match (branch, tag, commit) {
             (Some(branch), None, Some(commit)) => Wanted::CommitOnBranch { commit, branch },
             (Some(branch), None, None) => Wanted::Branch(branch),
+            (None, Some(tag), Some(commit)) => Wanted::CommitOfTag { commit, tag },
             (None, Some(tag), None) => Wanted::Tag(tag),
             (None, None, Some(commit)) => Wanted::Commit(commit),
             _ => return None,

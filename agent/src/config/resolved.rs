@@ -54,7 +54,7 @@ fn table<'t>(tree: &'t mut Node, path: &[&str]) -> Option<&'t mut Node> {
     })
 }
 
-/// A tag and a commit exclude one another, and a commit that was a tag's is not on a branch.
+/// A tag may move, and a commit that was a tag's is not on a branch.
 fn pin(table: &mut Node, commit: &str) {
     let place = table.place.clone();
     let Value::Table(entries) = &mut table.value else { return };

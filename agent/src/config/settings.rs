@@ -25,7 +25,7 @@ use super::change::ChangeBase;
 pub use cache::{Cache, ShareLocation, Shared, SharedCache};
 pub use device::{DeviceRoute, DeviceTests, DeviceWait};
 pub use directories::Paths;
-pub use layers::{LayerOrder, LayerRank, Patch, PatchSource};
+pub use layers::{KeySource, LayerOrder, LayerRank, Patch, PatchSource, Signer};
 pub use report::{Report, ResultPlace};
 
 pub use super::manifest::{CheckScope, CommentWhen, FlakyTests, GitHubReport, TestRunner};
@@ -111,6 +111,8 @@ pub struct Repo {
     pub lfs: bool,
     /// Applied in this order after the checkout.
     pub patches: Vec<Patch>,
+    /// One of them must have signed the commit or the tag; none: it need not be signed.
+    pub signers: Vec<Signer>,
 }
 
 /// `[config] templateconf`

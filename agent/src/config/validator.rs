@@ -110,7 +110,7 @@ impl Validator<'_> {
 
     /// The positions of the elements of a list of strings or tables. Elements of another type were reported and skipped
     /// before.
-    fn elements(&self, path: &KeyPath) -> Vec<KeyPath> {
+    pub fn elements(&self, path: &KeyPath) -> Vec<KeyPath> {
         let Some(Node { value: Value::Array(items), .. }) = self.tree.get(path) else { return Vec::new() };
         let is_text = |item: &Node| {
             let scalar = !matches!(item.value, Value::Array(_) | Value::Table(_));

@@ -253,7 +253,7 @@ fn files(known: &Reproduction, notes: &mut Vec<String>) -> Result<Vec<(PathBuf, 
 /// Sets each repository to the commit that the job used, where the manifest leaves a choice.
 fn pins(summary: &Summary, known: &Reproduction) -> Vec<String> {
     let manifest = known.manifest.as_deref().and_then(|text| text.parse::<toml::Table>().ok());
-    // A tag and a commit exclude each other.
+    // A tag and a commit have to agree, and a tag may have moved.
     let is_fixed = |name: &str| -> bool {
         let repo = || manifest.as_ref()?.get("repos")?.get(name);
         repo().is_some_and(|repo| repo.get("tag").is_some() || repo.get("commit").is_some())

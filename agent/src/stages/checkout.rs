@@ -10,6 +10,7 @@ mod bucket;
 mod completed;
 mod contents;
 mod patched;
+mod signatures;
 mod stored;
 mod tree_copy;
 mod usable;
@@ -21,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::{StreamExt, stream};
 use tracing::Instrument;
 
-use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
+use crate::config::{GitSource, Repo, RepoSource, Settings};
 use agent_cache::layers;
 use agent_fs::untrusted::Reader;
 use agent_git::Access;
@@ -111,6 +112,7 @@ pub async fn run(
         runner.events.emit(EventKind::CacheTraffic { tier: TierKind::Shared, traffic }).await;
     }
     let mut repos = all_or_first_error(answers)?;
+    signatures::verify(settings, &repos, runner, access).await?;
     patched::apply(settings, &mut repos, runner).await?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
     if let Some(unknown) = contents::is_of_release(settings.release, &found.oe_core)? {
@@ -286,12 +288,7 @@ async fn obtained(
     let completed = completion.tree(source, &stored, &obtained.entry.commit).await?;
     let is_stored = completed.is_none();
     let path = completed.unwrap_or(stored);
-    let wanted = match &source.wanted {
-        Wanted::Branch(name) | Wanted::Tag(name) | Wanted::CommitOnBranch { branch: name, .. } => {
-            Some(name.clone())
-        }
-        Wanted::Commit(_) => None,
-    };
+    let wanted = source.wanted.branch().or(source.wanted.tag()).map(str::to_owned);
     let shared_entry = (obtained.is_shared && is_stored).then(|| obtained.entry.key());
     let ready = RepoReady {
         name: repo.name.clone(),

@@ -118,7 +118,7 @@ const BY_DESIGN: [(&str, &str); 17] = [
     ("Mercurial", "Mercurial"),
     ("the menu", "kas menu"),
     ("buildtools", "buildtools are not installed"),
-    ("signatures", "does not verify signatures"),
+    ("a key of a key server", "would come from a key server"),
     ("a short commit", "is an abbreviated commit id"),
     ("a credential", "name of a credential"),
     ("an own variable", "is set by the agent"),

@@ -6,3 +6,4 @@ mod agreement;
 mod kas;
 mod random;
 mod runs;
+mod signatures;

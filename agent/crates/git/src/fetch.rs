@@ -85,13 +85,20 @@ impl<'a> Fetch<'a> {
                 }
                 Ok(commit.clone())
             }
+            (Some(commit), Wanted::CommitOfTag { tag, .. }) => {
+                self.must_be_of_tag(path, commit, tag).await?;
+                Ok(commit.clone())
+            }
             (Some(commit), _) => {
                 self.fetch_commit(path, commit).await?;
                 Ok(commit.clone())
             }
-            (None, Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. }) => {
-                Err(Error::internal(format!("commit {commit} of {} is not pinned", self.name)).into())
-            }
+            (
+                None,
+                Wanted::Commit(commit)
+                | Wanted::CommitOnBranch { commit, .. }
+                | Wanted::CommitOfTag { commit, .. },
+            ) => Err(Error::internal(format!("commit {commit} of {} is not pinned", self.name)).into()),
         }
     }
 
@@ -109,6 +116,18 @@ impl<'a> Fetch<'a> {
             return Err(Error::usage(message).hint("name a tag of a commit, a branch, or a commit").into());
         }
         Ok(object)
+    }
+
+    /// Fetches the tag, and rejects one of another commit.
+    async fn must_be_of_tag(&self, path: &Path, commit: &str, tag: &str) -> Result<(), Failure> {
+        let found = self.fetch_reference(path, &format!("refs/tags/{tag}")).await?;
+        if found == *commit {
+            return Ok(());
+        }
+        let url = display_url(&self.source.url);
+        let message =
+            format!("`repos.{}`: tag `{tag}` of `{url}` is commit {found}, not {commit}", self.name);
+        Err(Error::usage(message).hint(self.pin_hint()).into())
     }
 
     /// Rejects an id that is not a commit.
@@ -149,7 +168,7 @@ impl<'a> Fetch<'a> {
             Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
                 return self.deepen(path, branch, commit).await;
             }
-            Wanted::Tag(tag) => {
+            Wanted::Tag(tag) | Wanted::CommitOfTag { tag, .. } => {
                 self.fetch_reference(path, &format!("refs/tags/{tag}")).await?;
             }
             Wanted::Commit(_) => {
@@ -228,6 +247,9 @@ impl<'a> Fetch<'a> {
             (None, Wanted::CommitOnBranch { .. }) => {
                 format!("check `repos.{name}.commit` and `repos.{name}.branch`")
             }
+            (None, Wanted::CommitOfTag { .. }) => {
+                format!("check `repos.{name}.commit` and `repos.{name}.tag`")
+            }
             (None, _) => format!("check `repos.{name}.commit`"),
         }
     }
@@ -261,10 +283,7 @@ impl<'a> Fetch<'a> {
 /// # Errors
 /// Usage, if the lock contradicts the manifest, or a commit id is abbreviated.
 pub fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
-    let named = match &source.wanted {
-        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit.to_ascii_lowercase()),
-        Wanted::Branch(_) | Wanted::Tag(_) => None,
-    };
+    let named = source.wanted.commit().map(str::to_ascii_lowercase);
     let locked = source.locked.as_ref().map(|commit| commit.to_ascii_lowercase());
     if let (Some(named), Some(locked)) = (&named, &locked)
         && named != locked

@@ -16,6 +16,7 @@ use super::access::Access;
 use super::failure::{Failure, Kind, classify, relevant_output};
 
 /// Runs git for one source. It runs as the agent's user; the build user only reads the clones.
+#[derive(Clone)]
 pub struct Git<'a> {
     pub runner: &'a Runner,
     environment: Environment,
@@ -84,6 +85,13 @@ impl<'a> Git<'a> {
             git.user = Some(user);
         }
         Ok(git)
+    }
+
+    /// The same with another variable.
+    pub(super) fn with_variable(&self, name: &str, value: impl Into<OsString>) -> Git<'a> {
+        let mut git = self.clone();
+        git.environment.set(name, value);
+        git
     }
 
     /// Runs a git command that uses only local files, and returns its output.
@@ -192,7 +200,9 @@ impl<'a> Git<'a> {
     }
 
     async fn once(&self, cwd: &Path, args: &[OsString], remote: bool) -> Result<String, Failure> {
-        let verb = args.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
+        let settings =
+            args.chunks(2).take_while(|pair| pair.first().is_some_and(|word| word == "-c")).count();
+        let verb = args.get(2 * settings).map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new("git", cwd, format!("git-{}-{verb}", self.label)).args(args);
         command.status = Some(format!("{}: git {verb}", self.label));
         command.environment = self.environment.clone();

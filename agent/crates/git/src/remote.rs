@@ -24,7 +24,9 @@ pub async fn resolve(
 ) -> Result<String, Error> {
     let key = format!("repos.{name}");
     let reference = match wanted {
-        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => return Ok(commit.clone()),
+        Wanted::Commit(commit)
+        | Wanted::CommitOnBranch { commit, .. }
+        | Wanted::CommitOfTag { commit, .. } => return Ok(commit.clone()),
         Wanted::Branch(branch) => format!("refs/heads/{branch}"),
         Wanted::Tag(tag) => format!("refs/tags/{tag}"),
     };
@@ -64,7 +66,7 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
             };
             ("branch", branch, hint)
         }
-        Wanted::Tag(tag) => {
+        Wanted::Tag(tag) | Wanted::CommitOfTag { tag, .. } => {
             let near = near(git, url, "refs/tags/", tag, cwd).await;
             let near = near.map(|near| format!("similar tags: {near}"));
             ("tag", tag, mixed_up(format!("refs/heads/{tag}"), "branch").await.or(near))

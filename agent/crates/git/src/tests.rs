@@ -243,6 +243,10 @@ async fn rejects_objects_that_are_not_commits() {
     let tag = |name: &str| Wanted::Tag(name.into());
     let id = |id: &str| Wanted::Commit(id.to_owned());
     let on = |id: &str| Wanted::CommitOnBranch { commit: id.to_owned(), branch: "main".into() };
+    let of_tag = |tag: &str, id: &str| Wanted::CommitOfTag { commit: id.to_owned(), tag: tag.to_owned() };
+    up.commit(&[("other", "")]).await;
+    let other = of("HEAD").await;
+    up.git(&["tag", "other"]).await;
     let table = [
         (tag("of-tree"), "`of-tree` of", "a tag of a tree"),
         (tag("of-blob"), "`of-blob` of", "a tag of a blob"),
@@ -256,6 +260,9 @@ async fn rejects_objects_that_are_not_commits() {
         (on(&blob), blob.as_str(), "is a blob (a file's content), not a commit"),
         (on(&tag_id), tag_id.as_str(), "is a tag, not a commit"),
         (on(&gone), gone.as_str(), "does not have commit"),
+        (of_tag("of-blob", &commit), "`of-blob` of", "a tag of a blob"),
+        (of_tag("other", &commit), "tag `other` of", &format!("is commit {other}, not {commit}")),
+        (of_tag("of-commit", &tag_id), "tag `of-commit` of", &format!("is commit {commit}, not {tag_id}")),
     ];
     let verified = async |wanted: Wanted| {
         let (source, scratch) = (up.source(wanted), tempfile::tempdir_in(bench.root.path()).unwrap());
@@ -271,7 +278,9 @@ async fn rejects_objects_that_are_not_commits() {
             assert!(error.hint.is_some(), "{wanted:?}");
         }
     }
-    for wanted in [tag("of-commit"), tag("over-commit"), id(&commit), on(&commit)] {
+    for wanted in
+        [tag("of-commit"), tag("over-commit"), id(&commit), on(&commit), of_tag("over-commit", &commit)]
+    {
         assert_eq!(reclone(&bench, &up.source(wanted.clone())).await.unwrap().commit, commit, "{wanted:?}");
         assert_eq!(verified(wanted.clone()).await.unwrap(), commit, "{wanted:?}");
     }

@@ -30,6 +30,37 @@ pub enum Wanted {
         commit: String,
         branch: String,
     },
+    /// The commit must be the one that the tag names.
+    CommitOfTag {
+        commit: String,
+        tag: String,
+    },
+}
+
+impl Wanted {
+    /// The commit, if it is named.
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Wanted::Commit(commit)
+            | Wanted::CommitOnBranch { commit, .. }
+            | Wanted::CommitOfTag { commit, .. } => Some(commit),
+            Wanted::Branch(_) | Wanted::Tag(_) => None,
+        }
+    }
+
+    pub fn branch(&self) -> Option<&str> {
+        match self {
+            Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => Some(branch),
+            _ => None,
+        }
+    }
+
+    pub fn tag(&self) -> Option<&str> {
+        match self {
+            Wanted::Tag(tag) | Wanted::CommitOfTag { tag, .. } => Some(tag),
+            _ => None,
+        }
+    }
 }
 
 /// Whether it is a full commit id: SHA-1 or SHA-256, in lower case.

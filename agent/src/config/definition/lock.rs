@@ -163,6 +163,13 @@ impl Locks {
         self.files.iter().rev().find_map(|file| file.commit(key))
     }
 
+    /// The keys of all repositories that have a pin or could get one.
+    pub fn keys(&self) -> Vec<&str> {
+        let pins = self.files.iter().filter_map(|file| at(&file.tree, file.format.table()));
+        let pinned = pins.flat_map(Node::entries).map(|pin| pin.key.as_str());
+        self.floats.iter().map(|float| float.key.as_str()).chain(pinned).collect()
+    }
+
     /// The files with these commits, by key: each lock that pins the repository gets the new commit, as in kas. A pin that
     /// is new goes into the lock of the first file.
     pub fn with(&self, commits: &[(&str, &str)]) -> Written {

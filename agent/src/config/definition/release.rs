@@ -5,7 +5,7 @@ use std::path::Path;
 use agent_types::release::Release;
 use agent_yocto::layer_conf::LayerConf;
 
-use super::super::settings::{Repo, RepoSource, Wanted};
+use super::super::settings::{Repo, RepoSource};
 
 /// A repository that may tell the release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +46,7 @@ pub fn candidates(repos: &[Repo]) -> Vec<ReleaseFrom> {
 /// `scarthgap`, `scarthgap-5.0.3`, `yocto-5.0.3`.
 fn named(source: &RepoSource) -> Option<&'static str> {
     let RepoSource::Git(source) = source else { return None };
-    let text = match &source.wanted {
-        Wanted::Branch(name) | Wanted::Tag(name) | Wanted::CommitOnBranch { branch: name, .. } => name,
-        Wanted::Commit(_) => return None,
-    };
+    let text = source.wanted.branch().or(source.wanted.tag())?;
     let of_version = |text: &str| {
         let version = text.strip_prefix("yocto-")?;
         let mut releases =
@@ -87,7 +84,7 @@ pub fn release_in(directory: &Path) -> Option<&'static str> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::settings::GitSource;
+    use crate::config::settings::{GitSource, Wanted};
 
     #[test]
     fn branches_and_tags_of_oe_core_name_releases() {
@@ -108,6 +105,7 @@ mod tests {
                 source,
                 layers: vec!["meta".into()],
                 patches: Vec::new(),
+                signers: Vec::new(),
                 submodules: true,
                 lfs: true,
             };

@@ -1,4 +1,4 @@
-//! Patches of repositories, and the order of layers.
+//! Patches and signers of repositories, and the order of layers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,23 @@ pub enum PatchSource {
     /// The texts, in order: they lie beside the manifest.
     Texts(Vec<Vec<u8>>),
     /// A file or directory of another repository.
+    Repo { repo: String, path: PathBuf },
+}
+
+/// A public key that may have signed a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// As in the manifest.
+    pub name: String,
+    pub source: KeySource,
+    pub fingerprint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// It lies beside the manifest.
+    Bytes(Vec<u8>),
+    /// A file of another repository.
     Repo { repo: String, path: PathBuf },
 }
 

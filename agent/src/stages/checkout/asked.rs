@@ -137,7 +137,15 @@ fn sources(
             let wanted = Wanted::Branch(settings.release.name.to_owned());
             let source = RepoSource::Git(GitSource { url, wanted, locked: None });
             let (name, layers) = (known.repo.to_owned(), vec![layer]);
-            more.push(Repo { name, source, layers, patches: Vec::new(), submodules: true, lfs: true });
+            more.push(Repo {
+                name,
+                source,
+                layers,
+                patches: Vec::new(),
+                signers: Vec::new(),
+                submodules: true,
+                lfs: true,
+            });
         }
     }
     (more, unknown)

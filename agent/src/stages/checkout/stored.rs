@@ -151,10 +151,11 @@ impl FetchRequest<'_> {
         }
     }
 
-    /// The branch that the commit has to lie on and whether it does has to be known.
+    /// The branch or the tag that the commit has to lie on, if that has to be known.
     fn asked_proof(&self) -> Option<BranchMembership> {
         match &self.source.wanted {
             Wanted::CommitOnBranch { branch, .. } => Some(self.proof(branch)),
+            Wanted::CommitOfTag { tag, .. } => Some(self.proof(&format!("refs/tags/{tag}"))),
             _ => None,
         }
     }

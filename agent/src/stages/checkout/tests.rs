@@ -11,6 +11,7 @@ use crate::config::{
 };
 use agent_git::fixture::{Bench, Upstream, write};
 use agent_types::release::Release;
+use agent_types::source::Wanted;
 use agent_types::tiers::Trust;
 
 use super::*;
@@ -112,6 +113,7 @@ pub(crate) fn repo(name: &str, source: RepoSource, layers: &[&str]) -> Repo {
         source,
         layers: layers.iter().map(PathBuf::from).collect(),
         patches: Vec::new(),
+        signers: Vec::new(),
         submodules: true,
         lfs: true,
     }

@@ -125,6 +125,7 @@ impl<'a> Reader<'a> {
             table.add("layers", layer_list(&layers, &entry.place));
         }
         self.patches(repos, &mut table);
+        self.signers(repos, &mut table);
         repos.table.add(&name, with_place(table, &entry.place));
     }
 
@@ -133,16 +134,6 @@ impl<'a> Reader<'a> {
         if let Some(kind) = self.own("type").filter(|kind| kind.as_text() == Some("hg")) {
             let mistake = Diagnostic::new("Mercurial repositories are not supported");
             self.fault(&kind.place, "type", mistake.hint("use a git mirror of it"));
-        }
-        if let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) {
-            let mistake = Diagnostic::new(
-                "this agent does not verify signatures, so a repository cannot be required to be signed",
-            );
-            self.fault(
-                &signed.place,
-                "signed",
-                mistake.hint("pin a commit that you have verified, and remove `signed`"),
-            );
         }
     }
 
@@ -157,10 +148,12 @@ impl<'a> Reader<'a> {
             |path: &Path| fs_err::canonicalize(path).is_ok_and(|real| real == self.around.checkout);
         // A second repository that is the checkout is a directory like any other.
         if repos.checkout.is_none() && (directory == self.around.checkout || is_checkout(&directory)) {
+            self.is_not_signed();
             repos.under_test.extend(layers);
             repos.checkout = Some(name.to_owned());
             return;
         }
+        self.is_not_signed();
         let mut table = Table::new(&entry.place);
         let place = self.own("path").map_or(&entry.place, |path| &path.place);
         table.add("path", build::text(directory.display().to_string(), place));
@@ -193,17 +186,10 @@ impl<'a> Reader<'a> {
         }
         let plain =
             |node: &Node| build::text(plain_reference(node.as_text().unwrap_or_default()), &node.place);
-        match (commit, tag, branch) {
-            (_, Some(tag), Some(_)) => {
+        match (tag, branch) {
+            (Some(tag), Some(_)) => {
                 let mistake = Diagnostic::new("`tag` and `branch` exclude each other");
                 self.fault(&tag.place, "tag", mistake.hint("a default is taken away by `branch: null`"));
-            }
-            (Some(commit), Some(tag), None) => {
-                repos.notices.push(format!(
-                    "{}: the commit of repos.{} counts; whether its tag leads there is not checked",
-                    tag.place, entry.key
-                ));
-                table.add("commit", commit.clone());
             }
             _ => {
                 table.add_some("branch", branch.map(plain));
@@ -303,6 +289,63 @@ impl<'a> Reader<'a> {
         if !items.is_empty() {
             table.add("patches", build::list(items, &patches.place));
         }
+    }
+
+    /// Of a local directory, no signature is verified.
+    fn is_not_signed(&mut self) {
+        if let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) {
+            let mistake = Diagnostic::new("signatures of a local directory are not verified");
+            self.fault(&signed.place, "signed", mistake.hint("name its repository by `url`"));
+        }
+    }
+
+    /// The keys of `allowed_signers`, if the repository has to be signed.
+    fn signers(&mut self, repos: &Repos, table: &mut Table) {
+        let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) else {
+            return;
+        };
+        let named = match self.own("allowed_signers").map(|node| &node.value) {
+            Some(Value::Array(named)) if !named.is_empty() => named.as_slice(),
+            _ => {
+                let mistake = Diagnostic::new("is true, but no `allowed_signers` are named");
+                return self.fault(&signed.place, "signed", mistake);
+            }
+        };
+        let mut items = Vec::new();
+        for item in named {
+            let name = item.as_text().unwrap_or_default();
+            match self.signer(name, repos) {
+                Ok((key, fingerprint)) => {
+                    let mut signer = Table::new(&item.place);
+                    signer.add("key", build::text(key, &item.place));
+                    signer.add_some("fingerprint", fingerprint.cloned());
+                    items.push(signer.node());
+                }
+                Err(mistake) => self.fault(&item.place, "allowed_signers", mistake),
+            }
+        }
+        table.add("signers", build::list(items, &signed.place));
+    }
+
+    /// The key of a signer, and the fingerprint that it must have.
+    fn signer(&self, name: &str, repos: &Repos) -> Result<(String, Option<&'a Node>), Diagnostic> {
+        let signer = self.config.child("signers").and_then(|signers| signers.child(name));
+        let signer = signer.ok_or_else(|| Diagnostic::new(format!("`{name}` is not one of `signers`")))?;
+        let Some(path) = signer.child("path").and_then(Node::as_text) else {
+            let mistake = Diagnostic::new(format!("the key of `{name}` would come from a key server"));
+            return Err(
+                mistake.hint("keys are not fetched: put it into a file, and name it by `repo` and `path`")
+            );
+        };
+        let repo = signer.child("repo").and_then(Node::as_text).unwrap_or_default();
+        let Some((_, holder)) = repos.names.iter().find(|(key, _)| key == repo) else {
+            return Err(Diagnostic::new(format!("signers.{name}: `{repo}` is not one of `repos`")));
+        };
+        let key = match self.holder_is_checkout(repo) {
+            true => path.to_owned(),
+            false => format!("{holder}:{path}"),
+        };
+        Ok((key, signer.child("fingerprint")))
     }
 
     fn holder_is_checkout(&self, key: &str) -> bool {

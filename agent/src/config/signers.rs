@@ -1,0 +1,62 @@
+//! Signers of repositories: the public keys that must have signed the commit or the tag. Keys beside the manifest are read
+//! where the manifest comes from.
+
+use agent_fs::untrusted;
+use agent_git::PublicKey;
+
+use super::manifest::UnvalidatedSigner;
+use super::paths::ProjectRoot;
+use super::problem::{Diagnostic, KeyPath};
+use super::settings::{KeySource, Signer};
+use super::validate::below_checkout;
+use super::validator::Validator;
+use super::values;
+
+/// The largest file of keys, in bytes.
+pub const LARGEST: u64 = 1 << 20;
+
+/// The signers of a repository. `names` are those of the repositories.
+pub fn signers(
+    check: &mut Validator,
+    path: &KeyPath,
+    raw: Option<&Vec<UnvalidatedSigner>>,
+    names: &[String],
+    project_root: &ProjectRoot,
+) -> Vec<Signer> {
+    let mut signers = Vec::new();
+    for (place, raw) in check.elements(path).into_iter().zip(raw.into_iter().flatten()) {
+        let (place, text, fingerprint) = match raw {
+            UnvalidatedSigner::Key(text) => (place, Some(text), None),
+            UnvalidatedSigner::Table(table) => {
+                (place.key("key"), table.key.as_ref(), table.fingerprint.clone())
+            }
+        };
+        let Some(text) = text else { continue };
+        match source(text, names, project_root) {
+            Ok(source) => signers.push(Signer { name: text.to_owned(), source, fingerprint }),
+            Err(mistake) => check.value(&place, mistake),
+        }
+    }
+    signers
+}
+
+fn source(text: &str, names: &[String], project_root: &ProjectRoot) -> Result<KeySource, Diagnostic> {
+    if let Some((repo, path)) = text.split_once(':') {
+        if !names.iter().any(|name| name == repo) {
+            let hint = format!("write REPO:PATH with one of {}", names.join(", "));
+            return Err(Diagnostic::new(format!("`{repo}` is not one of [repos]")).hint(hint));
+        }
+        return Ok(KeySource::Repo {
+            repo: repo.to_owned(),
+            path: values::inner_path(path, "the repository")?,
+        });
+    }
+    let path = project_root.rules_file(&below_checkout(text, project_root)?);
+    let bytes = untrusted::read_named(&path, LARGEST)
+        .map_err(|error| Diagnostic::new(format!("cannot read the key `{text}`: {error}")))?;
+    match PublicKey::parse(text.to_owned(), &bytes, None) {
+        Ok(_) => Ok(KeySource::Bytes(bytes)),
+        Err(why) => Err(Diagnostic::new(format!("`{text}` {why}"))
+            .hint("export it with `gpg --armor --export ID`, or name the .pub file of an ssh key")),
+    }
+}
