@@ -26,7 +26,7 @@ use super::servers::{Servers, servers};
 use super::unrecorded::UnrecordedRun;
 
 /// Maximum number of servers that are asked in parallel.
-pub(super) const PARALLEL: usize = 4;
+const PARALLEL: usize = 4;
 
 /// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -158,7 +158,7 @@ fn moved_meanwhile(name: &str, one: &str, other: &str) -> Error {
 }
 
 /// Resolves the sources outside of a job.
-async fn pins(
+pub(super) async fn pins(
     sources: &[(String, GitSource)],
     settings: &Settings,
     servers: &Servers,
@@ -231,7 +231,7 @@ pub async fn resolve(
 }
 
 /// Finds the current commit of a source. The tip of a branch is always a commit; other objects are verified.
-pub(super) async fn pin(
+async fn pin(
     checkout: &Path,
     runner: &Runner,
     access: &Access,

@@ -1,23 +1,17 @@
 //! `build-agent lock kas.yml`: pins the repositories of a definition in the lock of its own tool.
 
-use futures_util::{StreamExt, stream};
-
 use crate::config::lock::{Lock, Locked};
-use crate::config::{AgentEnvironment, Float, Request, Settings};
+use crate::config::{AgentEnvironment, Float, GitSource, Request};
 use crate::report;
-use crate::stages::cleanup::after;
-use agent_git::Access;
-use agent_process::Runner;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::definition::with_definition;
+use super::diff;
 use super::job::load_request;
-use super::lock::{PARALLEL, change, pin};
+use super::lock::{self, change};
 use super::print;
 use super::servers::servers;
-use super::unrecorded::UnrecordedRun;
-use super::{diff, lock};
 
 /// Writes the locks of the definition: adds missing pins, and replaces those that `update` names by their keys.
 pub async fn command(
@@ -44,22 +38,22 @@ pub async fn command(
     }
     let settings = load_request(&request, environment).await?;
     let servers = servers(&settings, environment).await?;
-    let access = servers.access.for_source(settings.cache.trust.is_trusted());
-    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
-    if let Some(notice) = &servers.notice {
-        unrecorded.runner.events.info(notice).await;
-    }
-    let pins = stream::iter(&locks.floats).map(|float| commit(&settings, &unrecorded.runner, &access, float));
-    let pins: Vec<Result<String>> = pins.buffered(PARALLEL).collect().await;
-    let pins = after(pins.into_iter().collect::<Result<Vec<String>>>(), unrecorded.end().await)?;
-    let pins: Vec<(&Float, &str)> = locks.floats.iter().zip(pins.iter().map(String::as_str)).collect();
+    // The commit of which files were included stays.
+    let source = |float: &Float| {
+        (float.name.clone(), GitSource { locked: float.commit.clone(), ..float.source.clone() })
+    };
+    let sources: Vec<(String, GitSource)> = locks.floats.iter().map(source).collect();
+    let pins = lock::pins(&sources, &settings, &servers, None, &Lock::default()).await?;
+    let pins: Vec<(&Float, &str)> =
+        locks.floats.iter().zip(pins.iter().map(|pin| pin.commit.as_str())).collect();
     if is_diff {
+        let access = servers.access.for_source(settings.cache.trust.is_trusted());
         let (mut old, mut new) = (Lock::default(), Lock::default());
         for (float, commit) in &pins {
             if let Some(pinned) = locks.pinned(&float.key) {
-                old.repos.insert(float.name.clone(), Locked::new(&float.source, pinned));
+                old.insert(&float.name, Locked::new(&float.source, pinned));
             }
-            new.repos.insert(float.name.clone(), Locked::new(&float.source, commit));
+            new.insert(&float.name, Locked::new(&float.source, commit));
         }
         diff::show(&diff::of_lock(&old), &diff::of_lock(&new), false, &access, environment).await?;
         return Ok(ExitStatus::Passed);
@@ -86,13 +80,6 @@ pub async fn command(
         ))?;
     }
     Ok(ExitStatus::Passed)
-}
-
-async fn commit(settings: &Settings, runner: &Runner, access: &Access, float: &Float) -> Result<String> {
-    match &float.commit {
-        Some(commit) => Ok(commit.clone()),
-        None => pin(settings, runner, access, &float.name, &float.source).await,
-    }
 }
 
 fn unknown_key(unknown: &str, known: &[&str]) -> Error {

@@ -75,7 +75,8 @@ impl Locked {
 
     /// Whether it is the pin of what the manifest wants.
     pub fn pins(&self, source: &GitSource) -> bool {
-        source.wanted.commit().is_none_or(|commit| commit == self.commit) && *self == Locked::new(source, &self.commit)
+        source.wanted.commit().is_none_or(|commit| commit == self.commit)
+            && *self == Locked::new(source, &self.commit)
     }
 
     /// Whether both pin the same branch or tag, or are the same commit.
