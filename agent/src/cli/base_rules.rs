@@ -109,11 +109,16 @@ fn unreadable(name: &str, error: Error, request: &Request) -> Error {
 
 /// The repository that the checkout was cloned from.
 async fn own_url(change: &Path, environment: &AgentEnvironment) -> Option<Url> {
+    Url::parse(&origin(change, environment).await?).ok()
+}
+
+/// The address of the remote `origin`.
+pub async fn origin(change: &Path, environment: &AgentEnvironment) -> Option<String> {
     if !change.join(".git").exists() {
         return None;
     }
     let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), LIMIT).ok()?;
     let git = Git::for_inspection(&runner, "origin", change, &[change.to_path_buf()], None).ok()?;
     let said = git.local(change, ["config", "--get", "remote.origin.url"]).await.ok()?;
-    Url::parse(said.lines().last()?.trim()).ok()
+    Some(said.lines().last()?.trim().to_owned())
 }

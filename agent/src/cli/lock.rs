@@ -20,7 +20,6 @@ use super::current_dir::current_dir;
 use super::diff;
 use super::job::{load_request, request};
 use super::limited_reading::limit_reading;
-use super::lock_definition;
 use super::print;
 use super::servers::{Servers, servers};
 use super::unrecorded::UnrecordedRun;
@@ -31,9 +30,6 @@ const PARALLEL: usize = 4;
 /// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest).await?;
-    if config::is_definition(&request) {
-        return lock_definition::command(request, args.update, args.diff, environment).await;
-    }
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
     // Without names, a comparison is with the newest commits of all repositories.

@@ -1,28 +1,31 @@
 //! `build-agent lock kas.yml`: pins the repositories of a definition in the lock of its own tool.
 
 use crate::config::lock::{Lock, Locked};
-use crate::config::{AgentEnvironment, Float, GitSource, Request};
+use crate::config::{self, AgentEnvironment, Float, GitSource, Request};
 use crate::report;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
+use super::arguments;
 use super::definition::with_definition;
 use super::diff;
-use super::job::load_request;
+use super::job::{load_request, request};
 use super::lock::{self, change};
 use super::print;
 use super::servers::servers;
 
-/// Writes the locks of the definition: adds missing pins, and replaces those that `update` names by their keys.
-pub async fn command(
-    request: Request,
-    update: Option<Vec<String>>,
-    is_diff: bool,
-    environment: &AgentEnvironment,
-) -> Result<ExitStatus> {
+/// Writes the locks of a definition: adds missing pins, and replaces those that `--update` names by their keys. A manifest
+/// has a lock of its own.
+pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let named = Request { manifest: args.manifest.manifest.clone(), ..Request::default() };
+    if !config::is_definition(&named) {
+        return lock::command(args, environment).await;
+    }
+    let is_diff = args.diff;
     // Without names, a comparison is with the newest commits of all repositories.
-    let lock_updates = update.or_else(|| is_diff.then(Vec::new));
-    let request = with_definition(Request { lock_updates, ..request }, environment).await?;
+    let lock_updates = args.update.clone().or_else(|| is_diff.then(Vec::new));
+    let request = Request { lock_updates, ..request(&args.manifest).await? };
+    let request = with_definition(request, environment).await?;
     let Some(definition) = &request.definition else {
         return Err(Error::internal("a definition was not read"));
     };

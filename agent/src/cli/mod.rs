@@ -175,7 +175,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Check(check) => job::check(check, environment).await,
         Command::Plan(plan) => plan::command(plan, environment).await,
         Command::Dump(dump) => dump::command(dump, environment).await,
-        Command::Lock(lock) => lock::command(lock, environment).await,
+        Command::Lock(lock) => lock_definition::command(lock, environment).await,
         Command::Diff(diff) => diff::command(diff, environment).await,
         Command::Import(import) => import::command(import, environment).await,
         Command::Export(export) => export::command(export, environment).await,

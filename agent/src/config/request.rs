@@ -72,7 +72,7 @@ pub struct Request {
 impl Request {
     /// The files of a definition of another tool, if the request names one: `base.yml:board.yml`.
     pub fn definition_files(&self) -> Option<Vec<&str>> {
-        let is_other = |file: &&str| [".yml", ".yaml", ".json"].iter().any(|end| file.ends_with(end));
+        let is_other = |file: &&str| [".yml", ".yaml", ".json", ".xml"].iter().any(|end| file.ends_with(end));
         let files: Vec<&str> = self.manifest.as_deref()?.split(':').collect();
         files.iter().all(is_other).then_some(files)
     }

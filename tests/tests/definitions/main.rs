@@ -5,5 +5,6 @@
 mod agreement;
 mod kas;
 mod random;
+mod repo;
 mod runs;
 mod signatures;

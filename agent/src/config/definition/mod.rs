@@ -7,6 +7,7 @@ mod kas;
 mod lock;
 mod merge;
 mod release;
+mod repo;
 mod scalar;
 mod setup;
 mod shape;
@@ -55,6 +56,8 @@ pub struct Fetched {
     /// Old references that are tags.
     tags: BTreeSet<(String, String)>,
     branches: BTreeSet<(String, String)>,
+    /// The address of the repository that holds the files.
+    origin: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +70,11 @@ struct FetchedRepo {
 impl Fetched {
     pub fn add(&mut self, key: String, source: RepoSource, path: PathBuf, commit: Option<String>) {
         self.repos.insert(key, FetchedRepo { path, source, commit });
+    }
+
+    /// What is known of the repository that holds the files.
+    pub fn with_origin(origin: Option<String>) -> Fetched {
+        Fetched { origin, ..Fetched::default() }
     }
 
     /// Remembers what an old reference is.
@@ -261,6 +269,11 @@ fn parts(
     fetched: &Fetched,
     problems: &mut Problems,
 ) -> Parts {
+    if let [file] = files
+        && repo::is_manifest(file)
+    {
+        return repo::translate(file, tree, around, fetched.origin.as_deref(), problems);
+    }
     if let [file] = files
         && let Some((root, text, notices)) = setup_file(file, tree)
     {

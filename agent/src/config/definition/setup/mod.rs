@@ -82,7 +82,7 @@ pub fn translate(
 }
 
 /// `[layer]`; without a layer, the job only builds.
-fn add_layers(manifest: &mut Table, layers: Vec<Node>, place: &Place) {
+pub fn add_layers(manifest: &mut Table, layers: Vec<Node>, place: &Place) {
     let is_empty = layers.is_empty();
     let mut layer = Table::new(place);
     layer.add("paths", build::list(layers, place));
@@ -95,7 +95,7 @@ fn add_layers(manifest: &mut Table, layers: Vec<Node>, place: &Place) {
 }
 
 /// The checkout itself, if it is a layer: a configuration for checks names only the other ones.
-fn own_layer(around: &Surroundings, place: &Place) -> Vec<Node> {
+pub fn own_layer(around: &Surroundings, place: &Place) -> Vec<Node> {
     let is_layer = around.checkout.join("conf/layer.conf").is_file();
     if is_layer { vec![build::text(".", place)] } else { Vec::new() }
 }
