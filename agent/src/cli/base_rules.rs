@@ -7,13 +7,14 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::config::{self, AgentEnvironment, BaseFiles, BaseTree, ChangeBase, Request, Rules, RulesSource};
-use agent_git::{BaseQuery, Git};
+use agent_git::BaseQuery;
 use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
 
 use super::current_dir::current_dir;
 use super::definition::with_definition;
 use super::head::unrecorded_runner;
+use super::origin::origin;
 use super::servers::access;
 
 /// Time limit of git, for a few fetches of commits and of one commit's files.
@@ -110,15 +111,4 @@ fn unreadable(name: &str, error: Error, request: &Request) -> Error {
 /// The repository that the checkout was cloned from.
 async fn own_url(change: &Path, environment: &AgentEnvironment) -> Option<Url> {
     Url::parse(&origin(change, environment).await?).ok()
-}
-
-/// The address of the remote `origin`.
-pub async fn origin(change: &Path, environment: &AgentEnvironment) -> Option<String> {
-    if !change.join(".git").exists() {
-        return None;
-    }
-    let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), LIMIT).ok()?;
-    let git = Git::for_inspection(&runner, "origin", change, &[change.to_path_buf()], None).ok()?;
-    let said = git.local(change, ["config", "--get", "remote.origin.url"]).await.ok()?;
-    Some(said.lines().last()?.trim().to_owned())
 }

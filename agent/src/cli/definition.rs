@@ -11,10 +11,10 @@ use agent_process::Redactor;
 use agent_types::error::{Error, Result};
 use agent_types::source::GitSource;
 
-use super::base_rules;
 use super::current_dir::current_dir;
 use super::head::unrecorded_runner;
 use super::limited_reading::limit_reading;
+use super::origin;
 use super::print;
 use super::servers::access;
 
@@ -34,7 +34,7 @@ pub async fn with_definition(request: Request, environment: &AgentEnvironment) -
     }
     let mut resolver = Resolver::new(&request, environment)?;
     if request.first_file().is_some_and(|file| file.ends_with(".xml")) {
-        resolver.fetched = Fetched::with_origin(origin(&request, environment).await?);
+        resolver.fetched = Fetched::with_origin(origin_of(&request, environment).await?);
     }
     let translated = resolver.resolve().await?;
     let notices = request.notices.iter().chain(&translated.notices).cloned().collect();
@@ -42,10 +42,10 @@ pub async fn with_definition(request: Request, environment: &AgentEnvironment) -
 }
 
 /// The address of the repository that holds the definition: others may be relative to it.
-async fn origin(request: &Request, environment: &AgentEnvironment) -> Result<Option<String>> {
+async fn origin_of(request: &Request, environment: &AgentEnvironment) -> Result<Option<String>> {
     let file = current_dir()?.join(request.first_file().unwrap_or_default());
     let directory = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
-    Ok(base_rules::origin(&config::work_tree(&directory), environment).await)
+    Ok(origin::origin(&config::work_tree(&directory), environment).await)
 }
 
 struct Resolver<'a> {

@@ -28,6 +28,7 @@ mod limited_reading;
 mod lock;
 mod matrix;
 mod lock_definition;
+mod origin;
 mod output_dir;
 mod plan;
 mod plan_settings;
