@@ -401,3 +401,43 @@ fn the_action_posts_the_result_of_another_run() {
     assert_eq!(post(json!({ "name": "x" })).0["status"], 2);
     assert_eq!(post(json!({ "result": result })).0["status"], 2);
 }
+
+#[test]
+fn a_matrix_runs_as_jobs_of_a_workflow() {
+    let Some(runner) = Runner::new("a_matrix_runs_as_jobs_of_a_workflow") else { return };
+    let sandbox = &runner.sandbox;
+    sandbox.change_manifest("release =", "matrix.machine = [\"qemux86-64\", \"qemuarm\"]\nrelease =");
+    let work = sandbox.work().display().to_string();
+    sandbox.call(["lock", "--work-dir", &work]).assert_code(&[0]);
+    commit(&sandbox.layer(), "A matrix with a lock");
+    let layer = sandbox.layer();
+    let steps = runner.run("push", runner.inputs(json!({ "command": "plan" })));
+    steps.assert_verdict("passed", 0);
+    let cells = steps.0["outputs"]["cells"].as_str().unwrap().to_owned();
+    let matrix: Value = serde_json::from_str(&cells).unwrap();
+    assert_eq!(matrix["include"][1]["cell"], "qemuarm");
+    std::fs::create_dir(layer.join("downloaded")).unwrap();
+    let merge = || {
+        let inputs = json!({ "command": "merge", "cells": cells, "result": "downloaded", "out": "merged" });
+        runner.run("push", runner.inputs(inputs))
+    };
+    for (place, cell) in ["qemux86_64", "qemuarm"].iter().enumerate() {
+        let out = format!("downloaded/cell-{cell}");
+        let steps = runner.run("push", runner.inputs(json!({ "cell": cell, "out": out })));
+        steps.assert_verdict("passed", 0);
+        let merged = merge();
+        match place {
+            0 => merged.assert_verdict("error", 3),
+            _ => merged.assert_verdict("passed", 0),
+        }
+        if place == 0 {
+            merged.assert_says(&["the cell qemuarm has no result"]);
+        }
+        let result: Value =
+            serde_json::from_str(&std::fs::read_to_string(layer.join("merged/results.json")).unwrap())
+                .unwrap();
+        assert_eq!(result["jobs"].as_array().unwrap().len(), 2);
+    }
+    let wrong = runner.run("push", runner.inputs(json!({ "cell": "qemuarmm" })));
+    wrong.assert_verdict("error", 2);
+}

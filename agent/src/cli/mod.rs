@@ -16,6 +16,7 @@ mod diagnostics;
 mod diff;
 mod doctor;
 mod dump;
+mod expected_cells;
 mod export;
 mod github;
 mod head;

@@ -66,16 +66,13 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
     Ok(ExitStatus::Passed)
 }
 
-/// The plans of all cells.
+/// The list of all cells.
 fn cells_text(planned: &[(Cell, Settings, job::Plan)]) -> String {
     let mut text = format!("{}\n", count(planned.len() as u64, "cell"));
     for (cell, ..) in planned {
         text += &format!("  {:<28} {}\n", cell.id, cell.shown());
     }
-    for (cell, settings, plan) in planned {
-        text += &format!("\n--- {} ---\n{}", cell.id, as_text(settings, plan));
-    }
-    text
+    text + "\nbuild-agent plan --cell ID prints what a cell does\n"
 }
 
 fn cells_json(planned: &[(Cell, Settings, job::Plan)]) -> serde_json::Value {

@@ -13,6 +13,7 @@ use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
+use super::expected_cells::ExpectedCells;
 use super::job::style;
 use super::print;
 
@@ -41,7 +42,9 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     }
     let job = args.job.as_deref().map(JobId::from);
     let (style, out) = (style(environment), args.out.as_deref());
-    let reported = report(&args.sources, job.as_ref(), &attempts, formats, out, style)?;
+    let expected = args.cells.as_deref().map(ExpectedCells::parse).transpose()?;
+    let expects = expected.as_ref();
+    let reported = report(&args.sources, job.as_ref(), expects, &attempts, formats, out, style)?;
     for torn in &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
@@ -81,11 +84,12 @@ pub struct Reported {
 ///
 /// # Errors
 /// If a file is neither, is damaged, has another schema or is not that of one job; if a result contradicts
-/// itself; if several belong to different commits; or if a report cannot be written. The reports show events that
+/// itself; if several belong to different commits, or to none of the expected cells; or if a report cannot be written. The reports show events that
 /// contradict themselves.
 pub fn report(
     sources: &[PathBuf],
     job: Option<&JobId>,
+    expected: Option<&ExpectedCells>,
     attempts: &[LastAttempt],
     formats: &[Format],
     out: Option<&Path>,
@@ -102,10 +106,13 @@ pub fn report(
         jobs.push(summary);
         torn.extend(incomplete);
     }
-    let (jobs, warnings) = merged::attempts(jobs)?;
+    let (mut jobs, warnings) = merged::attempts(jobs)?;
+    if let Some(expected) = expected {
+        jobs = expected.complete(jobs)?;
+    }
     let out = match (out, sources) {
         (Some(out), _) => out,
-        (None, [source]) => source.parent().unwrap_or(Path::new(".")),
+        (None, [source]) if expected.is_none() => source.parent().unwrap_or(Path::new(".")),
         (None, _) if formats.iter().any(|format| format.is_file()) => {
             return Err(Error::usage("the reports of several jobs need a directory of their own")
                 .hint("add --out DIR, or ask only for --format text or markdown"));
@@ -225,7 +232,8 @@ mod tests {
         write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
             let sources = [out.join(source)];
-            let reported = report(&sources, None, &[], &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
+            let reported =
+                report(&sources, None, None, &[], &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.texts[0].starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, []);
             for name in ["result.json", "junit.xml", "report.html"] {
@@ -243,7 +251,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&[path], None, &[], &Format::DEFAULT, None, Style::PLAIN).unwrap();
+        let reported = report(&[path], None, None, &[], &Format::DEFAULT, None, Style::PLAIN).unwrap();
         assert!(reported.texts[0].starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.iter().map(|torn| torn.bytes).collect::<Vec<_>>(), [11]);
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

@@ -41,11 +41,15 @@ impl Status {
     }
 
     fn set(&self, line: &str) {
+        // A command for GitHub's runner.
+        if line.starts_with("::") {
+            return;
+        }
         let line = sanitize_line(line.trim());
         // `[   1m03s] build: …`: the console has a time of its own.
         let text =
             line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(&*line, |(_, text)| text);
-        if !text.is_empty() && !text.starts_with("::") {
+        if !text.is_empty() {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text.chars().take(200).collect();
         }
     }

@@ -306,6 +306,7 @@ mod tests {
         let mut jobs = [job("scarthgap", "a", true), job("scarthgap", "a", false)];
         for (job, cell) in jobs.iter_mut().zip(["a_main", "a_next"]) {
             job.job.cell = Some(cell.into());
+            job.job.id = cell.into();
         }
         assert_eq!(text(&jobs), "        scarthgap\na_main  PASSED\na_next  ERROR\n");
         assert_eq!(attempts(jobs.to_vec()).unwrap().0.len(), 2);

@@ -25,8 +25,9 @@ const LOCK: &str = "build-agent.lock";
 const MANIFEST: &str = "build-agent.toml";
 
 /// Options of the agent that choose what a job does, and whether a value follows.
-const OPTIONS: [(&str, bool); 8] = [
+const OPTIONS: [(&str, bool); 9] = [
     ("--set", true),
+    ("--cell", true),
     ("--only", true),
     ("--skip", true),
     ("--release", true),

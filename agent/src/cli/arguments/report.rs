@@ -40,11 +40,15 @@ pub struct Report {
     #[command(subcommand)]
     pub command: Option<ReportCommand>,
     /// events.jsonl or result.json; several of one change are merged: the worst verdict counts
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required_unless_present = "cells", value_name = "SOURCE")]
     pub sources: Vec<PathBuf>,
     /// The job, where the source holds the merged events of several
     #[arg(long, value_name = "ID")]
     pub job: Option<String>,
+    /// The cells of a matrix as `build-agent plan --cells` prints them: a cell without a result fails, and a result of
+    /// another job is an error
+    #[arg(long, value_name = "JSON", conflicts_with = "job")]
+    pub cells: Option<String>,
     /// What to write [default: json,junit,html,text]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,

@@ -134,3 +134,117 @@ fn mistakes_have_their_position() {
     assert!(read(&format!("[matrix]\n{}", many(3))).1.contains("has 1000 cells; at most 256 are allowed"));
     assert!(read(&format!("[matrix]\n{}", many(60))).1.contains("has more than 4096 combinations"));
 }
+
+/// A generator of numbers, the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % most
+    }
+
+    /// Some of the keys, each with one of its values.
+    fn some(&mut self, keys: &[(&str, usize)]) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for (key, values) in keys {
+            if self.below(2) == 0 {
+                let value = format!("v{}", self.below(*values));
+                let place = super::super::problem::Place::Flag("test".into());
+                let node = Node { place, text: String::new(), value: Value::String(value) };
+                settings.push(Setting { key: (*key).to_owned(), node });
+            }
+        }
+        settings
+    }
+}
+
+type Plain = std::collections::BTreeMap<String, String>;
+
+fn plain(settings: &[Setting]) -> Plain {
+    let text = |setting: &Setting| setting.node.as_text().unwrap().to_owned();
+    settings.iter().map(|setting| (setting.key.clone(), text(setting))).collect()
+}
+
+/// GitHub's description, one sentence after the other, with plain maps.
+fn described(axes: &[(&str, usize)], exclude: &[Plain], include: &[Plain]) -> Vec<Plain> {
+    let mut all: Vec<(Plain, Plain)> = vec![Default::default()];
+    for (key, values) in axes {
+        let with = |(original, _): &(Plain, Plain)| {
+            let original = original.clone();
+            (0..*values).map(move |value| {
+                let mut original = original.clone();
+                original.insert((*key).to_owned(), format!("v{value}"));
+                (original, Plain::new())
+            })
+        };
+        all = all.iter().flat_map(with).collect();
+    }
+    if axes.is_empty() {
+        all.clear();
+    }
+    // "An excluded configuration only has to be a partial match for it to be excluded."
+    all.retain(|(original, _)| {
+        !exclude.iter().any(|gone| gone.iter().all(|(key, value)| original.get(key) == Some(value)))
+    });
+    let mut new = Vec::new();
+    for object in include {
+        let mut is_added = false;
+        for (original, added) in &mut all {
+            // "… added to each of the matrix combinations if none of the key:value pairs overwrite any of the original
+            // matrix values." "… added matrix values can be overwritten."
+            let overwrites =
+                object.iter().any(|(key, value)| original.get(key).is_some_and(|known| known != value));
+            if !overwrites {
+                is_added = true;
+                added.extend(object.iter().map(|(key, value)| (key.clone(), value.clone())));
+            }
+        }
+        // "If the object cannot be added to any of the matrix combinations, a new matrix combination will be created."
+        if !is_added {
+            new.push(object.clone());
+        }
+    }
+    let merged = all.into_iter().map(|(original, added)| added.into_iter().chain(original).collect());
+    merged.chain(new).collect()
+}
+
+#[test]
+fn random_matrices_mean_what_github_describes() {
+    let mut numbers = Numbers(7);
+    let (mut extended, mut new) = (0, 0);
+    for _ in 0..2000 {
+        let names = ["machine", "release", "distro"];
+        let axes: Vec<(&str, usize)> =
+            names.iter().take(numbers.below(4)).map(|name| (*name, 1 + numbers.below(3))).collect();
+        let other = [("limits.job", 2), ("limits.log", 2)];
+        let exclude: Vec<_> = (0..numbers.below(3)).map(|_| numbers.some(&axes)).collect();
+        let exclude: Vec<_> = exclude.into_iter().filter(|one| !one.is_empty()).collect();
+        let wider: Vec<(&str, usize)> =
+            axes.iter().map(|(key, values)| (*key, values + 1)).chain(other).collect();
+        let include: Vec<_> = (0..numbers.below(4)).map(|_| numbers.some(&wider)).collect();
+        let include: Vec<_> = include.into_iter().filter(|one| !one.is_empty()).collect();
+        let values = |(key, values): &(&str, usize)| combine::Axis {
+            key: (*key).to_owned(),
+            values: (0..*values)
+                .map(|value| Node {
+                    place: super::super::problem::Place::Flag("test".into()),
+                    text: String::new(),
+                    value: Value::String(format!("v{value}")),
+                })
+                .collect(),
+        };
+        let read: Vec<_> = axes.iter().map(values).collect();
+        let found = combine::combine(&read, &exclude, &include).unwrap();
+        extended += found.iter().filter(|one| !one.is_added && one.settings.len() > axes.len()).count();
+        new += found.iter().filter(|one| one.is_added).count();
+        let found: Vec<Plain> = found.iter().map(|one| plain(&one.settings)).collect();
+        let plains = |all: &[Vec<Setting>]| all.iter().map(|one| plain(one)).collect::<Vec<_>>();
+        assert_eq!(
+            found,
+            described(&axes, &plains(&exclude), &plains(&include)),
+            "{axes:?} {exclude:?} {include:?}"
+        );
+    }
+    assert!(extended > 100 && new > 100, "the cases are too simple: {extended} {new}");
+}
