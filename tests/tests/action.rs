@@ -197,7 +197,7 @@ fn inputs_are_never_executed() {
         (json!({ "layer": "../upstream/poky" }), "is not in the workspace"),
         (json!({ "layer": "missing" }), "does not exist"),
         (json!({ "trusted": "yes" }), "write true or false"),
-        (json!({ "command": "shell" }), "write check, run or post"),
+        (json!({ "command": "shell" }), "write check, run, plan, merge or post"),
         (json!({ "command": "check", "only": "build", "manifest": "" }), "need \"command: run\""),
         (json!({ "binary": "/dev/null" }), "is not an executable file"),
         (json!({ "image": "x" }), "exclude each other"),
