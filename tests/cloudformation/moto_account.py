@@ -16,6 +16,7 @@ PARAMETERS = {
         "ResultName": "meta-example scarthgap",
         "TokenSecret": "build-agent/post",
     },
+    "batch": {"Name": "meta-example", "Repository": "example/meta-example", "Kind": "builds"},
     "device_tests": {
         "Name": "meta-example",
         "Repository": "example/meta-example",
@@ -33,13 +34,14 @@ STACKS = {
     "prune_cache": "prune",
     "hash_server": "hash-scarthgap",
     "check_layer": "meta-example",
+    "batch": "meta-example-batch-builds",
     "post_results": "meta-example-post",
     "lab": "lab",
     "device_tests": "meta-example-device",
 }
 # Which of them `cloudformation/deploy` makes. Two are in no list: moto's CloudFormation has no CloudFront for public pages, and
 # aws_batch_test deploys that of AWS Batch.
-BY_COMMAND = {name: stack for name, stack in STACKS.items() if name not in ("post_results", "lab", "device_tests")}
+BY_COMMAND = {name: stack for name, stack in STACKS.items() if name not in ("batch", "post_results", "lab", "device_tests")}
 
 
 class Account:

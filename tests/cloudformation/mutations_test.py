@@ -30,6 +30,14 @@ def added(action, resource):
 
 # The template, a text before the place, the text at the place, and what replaces it.
 MUTATIONS = {
+    "cells of pull requests write the whole share": ("batch", "Sid: WriteThePullRequestsPart", "/share/pr/*'", "/share/*'"),
+    "cells read other layers": ("batch", "Sid: PublishArtifacts", "${Kind}/${Name}/*'", "${Kind}/*'"),
+    "cells list everything": (
+        "batch", "Sid: ListTheBatches", "                Condition: {StringLike: {'s3:prefix': !Sub '${Kind}/${Name}/batches/*'}}\n", ""
+    ),
+    "cells start builds": ("batch", "  BuildRole:", *added("codebuild:StartBuild", "!GetAtt Project.Arn")),
+    "builds run with the role of the batch": ("batch", "  Project:", "!GetAtt BuildRole.Arn", "!GetAtt BatchRole.Arn"),
+    "the batch is that of the source": ("batch", "  Project:", "        BuildSpec: |", "        Ignored: |"),
     "labs make requests": ("lab", "Sid: WriteLeasesAndResults", "requests/*/attempts/*'", "requests/*'"),
     "labs change images": ("lab", "Sid: WriteLeasesAndResults", "devices/v1/labs/*'", "devices/v1/*'"),
     "labs delete verdicts": ("lab", "Sid: RemoveWhatIsOver", "devices/v1/open/*'", "devices/v1/*'"),

@@ -36,9 +36,17 @@ GIVEN = {
     "post_results": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
     "device_tests": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
     "aws_batch": {"Name": "meta-x", "Repository": "example/meta-x"},
+    "batch": {"Name": "meta-x", "Repository": "example/meta-x"},
 }
 # Every option of a template that changes the rights of a role, in all combinations.
 OPTIONS = {
+    "batch": {
+        "Kind": ["pull-requests", "builds"],
+        "Share": ["s3", "none"],
+        "ResultName": ["", "meta-x"],
+        "TokenSecret": ["", "build-agent/post"],
+        "SourceCredential": ["", CREDENTIAL],
+    },
     "seed_image": {"DockerHubSecret": ["", "build-agent/dockerhub"], "ConnectionArn": ["", CONNECTION]},
     "prune_cache": {"Share": ["s3", "efs"]},
     "post_results": {
@@ -164,7 +172,9 @@ class Roles(unittest.TestCase):
                             continue
                         for action in listed(it["Action"]) if it["Effect"] == "Allow" else []:
                             self.assertNotIn("*", action, f"{name}: {role}")
-                            self.assertNotRegex(action, never, f"{name}: {role}")
+                            # CodeBuild itself has this role, and no build.
+                            if (name, role, action) != ("batch", "BatchRole", "codebuild:RetryBuild"):
+                                self.assertNotRegex(action, never, f"{name}: {role}")
                             if re.match("ecr:(Put|Initiate|Upload|Complete)", action):
                                 self.assertEqual((name, role), ("seed_image", "Role"), "only one role pushes images")
                             seen.add((name, role))
@@ -515,6 +525,62 @@ class Roles(unittest.TestCase):
             for name in ("JobRole", "StartRole", "InstanceRole"):
                 actions = {action for it in rights(roles(stack)[name]) for action in listed(it["Action"])}
                 self.assertFalse([action for action in actions if action.startswith(("batch:", "states:", "events:"))], name)
+
+    # ---- batches ----------------------------------------------------------------------------------------------
+
+    def test_a_batch_of_pull_requests_is_as_weak_as_a_pull_request(self):
+        for stack in stacks("batch"):
+            kind, on_s3 = stack.parameters["Kind"], stack.parameters["Share"] == "s3"
+            role, is_pull = roles(stack)["BuildRole"], stack.parameters["Kind"] == "pull-requests"
+            own, other = ("pull-requests", "builds") if is_pull else ("builds", "pull-requests")
+            for action in ("s3:PutObject", "s3:GetObject"):
+                self.assertTrue(allows(role, action, f"{BUCKET}/{own}/meta-x/batches/v1/meta-x/c/d-b/lock"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/{other}/meta-x/batches/v1/x"), kind)
+                self.assertFalse(allows(role, action, f"{BUCKET}/{own}/meta-y/batches/v1/x"), kind)
+            self.assertTrue(allows(role, "s3:ListBucket", BUCKET, s3__prefix=f"{own}/meta-x/batches/v1/x/"))
+            for prefix in ("", f"{own}/", f"{own}/meta-y/batches/", f"{other}/meta-x/batches/"):
+                self.assertFalse(allows(role, "s3:ListBucket", BUCKET, s3__prefix=prefix), prefix)
+            for key in KEYS:
+                shared, part = f"{SHARE}/share/{key}", f"{SHARE}/share/pr/7/{key}"
+                self.assertEqual(allows(role, "s3:GetObject", shared), on_s3, key)
+                self.assertEqual(allows(role, "s3:PutObject", shared), on_s3 and not is_pull, key)
+                self.assertEqual(allows(role, "s3:PutObject", part), on_s3 and is_pull, key)
+                self.assertEqual(allows(role, "s3:GetObject", part), on_s3 and is_pull, key)
+                deletes = on_s3 and key in DELETED_BY_BUILDS
+                self.assertEqual(allows(role, "s3:DeleteObject", shared), deletes and not is_pull, key)
+                self.assertEqual(allows(role, "s3:DeleteObject", part), deletes and is_pull, key)
+            post = f"arn:aws:secretsmanager:{ACCOUNT}:secret:build-agent/post-AbCdEf"
+            self.assertFalse(allows(role, "secretsmanager:GetSecretValue", post), "cells do not post")
+            given = stack.parameters["SourceCredential"] == CREDENTIAL
+            self.assertEqual(allows(role, "secretsmanager:GetSecretValue", CREDENTIAL), given)
+            actions = {action for it in rights(role) for action in listed(it["Action"])}
+            self.assertFalse([action for action in actions if action.startswith("codebuild:")], "it starts no build")
+
+    def test_only_codebuild_runs_the_builds_of_a_batch(self):
+        for stack in stacks("batch"):
+            role = roles(stack)["BatchRole"]
+            [it] = rights(role)
+            name = stack.properties("Project")["Name"]
+            self.assertEqual(it["Resource"], f"arn:aws:codebuild:{ACCOUNT}:project/{name}")
+            self.assertEqual(role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"], {"Service": "codebuild.amazonaws.com"})
+            users = [it["Properties"]["ServiceRole"] for it in stack.resources.values() if it["Type"] == "AWS::CodeBuild::Project"]
+            self.assertNotIn("<BatchRole.Arn>", users)
+
+    def test_what_starts_a_batch_only_reads_its_results(self):
+        for stack in stacks("batch"):
+            role, kind = roles(stack)["StartRole"], stack.parameters["Kind"]
+            self.assertTrue(allows(role, "s3:GetObject", f"{BUCKET}/{kind}/meta-x/batches/v1/x"))
+            self.assertFalse(allows(role, "s3:GetObject", f"{BUCKET}/{kind}/meta-x/images/x"))
+            for bucket in (BUCKET, SHARE):
+                for action in ("s3:PutObject", "s3:DeleteObject"):
+                    self.assertFalse(allows(role, action, f"{bucket}/{kind}/meta-x/batches/v1/x"))
+            self.assertTrue(allows(role, "codebuild:StartBuildBatch", "<Project.Arn>"))
+            other = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x-builds"
+            for action in ("codebuild:StartBuildBatch", "codebuild:StopBuildBatch", "codebuild:StartBuild"):
+                self.assertFalse(allows(role, action, other))
+            post = f"arn:aws:secretsmanager:{ACCOUNT}:secret:build-agent/post-AbCdEf"
+            posts = stack.parameters["ResultName"] != ""
+            self.assertEqual(allows(role, "secretsmanager:GetSecretValue", post), posts)
 
     # ---- everything else --------------------------------------------------------------------------------------
 

@@ -26,7 +26,8 @@ LAYER = {"Name": "meta-x", "Repository": "example/meta-x"}
 IMAGE = {"SourceUrl": "https://github.com/example/build-agent.git"}
 # The smallest and the largest installation.
 POST = LAYER | {"ResultName": "meta-x scarthgap", "AppId": "12345", "AppKeySecret": "build-agent/app-key"}
-NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST, "device_tests": POST, "aws_batch": LAYER}
+BATCH = POST | {"Kind": "pull-requests"}
+NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "batch": BATCH, "post_results": POST, "device_tests": POST, "aws_batch": LAYER}
 EVERYTHING = NEEDED | {
     "seed_image": IMAGE | {"DockerHubSecret": "build-agent/dockerhub"},
     "alerts": {"Email": "me@example.com"},
@@ -327,6 +328,47 @@ class Structure(unittest.TestCase):
         for bad in ({"AppKeySecret": ""}, {"AppId": ""}, token | {"TokenSecret": ""}, {"TokenSecret": "x", "AppId": ""}):
             self.assertTrue(Stack("post_results", **POST | bad).broken_rules(), bad)
 
+    def test_a_batch_is_started_by_the_stack_alone(self):
+        """What is started reads no buildspec of the source, and the project that starts it hands over its own."""
+        for kind in ("pull-requests", "builds"):
+            stack = Stack("batch", **BATCH | {"Kind": kind, "WarmTargets": "quilt-native"})
+            project, start = stack.properties("Project"), stack.properties("StartProject")
+            self.assertNotIn("Triggers", project)
+            [command] = stack.buildspec("Project")["phases"]["build"]["commands"]
+            self.assertEqual(subprocess.run(["bash", "-c", command], capture_output=True).returncode, 2)
+            config = project["BuildBatchConfig"]
+            self.assertNotEqual(config["ServiceRole"], project["ServiceRole"])
+            self.assertIn(project["Environment"]["ComputeType"], config["Restrictions"]["ComputeTypesAllowed"])
+            self.assertIn("BUILD_GENERAL1_SMALL", config["Restrictions"]["ComputeTypesAllowed"], "that of merge")
+            [filters] = start["Triggers"]["FilterGroups"]
+            events = {it["Type"]: it["Pattern"] for it in filters}
+            self.assertEqual(events["EVENT"] == "PUSH", kind == "builds")
+            self.assertEqual("PullRequestBuildPolicy" in start["Triggers"], kind == "pull-requests")
+            variables = stack.variables("StartProject")
+            self.assertEqual("BUILD_AGENT_TRUSTED_BRANCHES" in variables, kind == "builds")
+            self.assertEqual("WARM_TARGETS" in variables, kind == "builds", "a pull request fills no trusted cache")
+            self.assertEqual(variables["DESTINATION"], f"s3://<build-agent-Bucket>/{kind}/meta-x")
+
+    def test_the_project_that_starts_a_batch(self):
+        known = {"CODEBUILD_RESOLVED_SOURCE_VERSION": "1" * 40, "CODEBUILD_BUILD_ID": "p:0a1b-2c", "PATH": "/usr/bin:/bin"}
+        for trigger, pull in (("pr/7", ["--pull-request", "7"]), ("branch/main", [])):
+            for status in ("0", "3"):
+                stack = Stack("batch", **BATCH)
+                environment = stack.variables("StartProject") | known
+                environment |= {"CODEBUILD_WEBHOOK_TRIGGER": trigger, "STATUS": status}
+                ran = self.start(stack, "build", "StartProject", environment)
+                self.assertEqual(str(ran.returncode), status, "the verdict of the batch is that of the build")
+                words = ran.stdout.splitlines()
+                post = words[words.index("report") :]
+                self.assertEqual(words[:5], ["build-agent", "batch", "build-agent.toml", "--project", "<Project>"])
+                self.assertEqual(post[:3], ["report", "post", "/tmp/build-agent-out/result.json"])
+                self.assertEqual([word for word in post if word in ("--pull-request", "7")], pull)
+        quiet = Stack("batch", **LAYER, Kind="builds")
+        words = self.start(quiet, "build", "StartProject", quiet.variables("StartProject") | known).stdout
+        self.assertNotIn("post", words.splitlines())
+        for bad in ({"AppKeySecret": ""}, {"AppId": ""}):
+            self.assertTrue(Stack("batch", **BATCH | bad).broken_rules(), bad)
+
     def test_the_project_that_requests_tests_on_devices(self):
         """What it calls for the variables that the state machine sets, and what the agent answers."""
         given = {"BUILD": "0a1b-2c", "COMMIT": "1" * 40, "PATH": "/usr/bin:/bin"}
@@ -411,7 +453,7 @@ class Structure(unittest.TestCase):
         if not shutil.which("shellcheck"):
             self.skipTest("no shellcheck")
         scripts = [hash_server_script()]
-        for stack in (layer(), layer(Mode="runner"), Stack("prune_cache")):
+        for stack in (layer(), layer(Mode="runner"), Stack("prune_cache"), Stack("batch", **BATCH)):
             for name, it in stack.resources.items():
                 if it["Type"] == "AWS::CodeBuild::Project":
                     phases = stack.buildspec(name)["phases"]

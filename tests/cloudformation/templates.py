@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
-OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results", "lab", "device_tests", "aws_batch"]
+OPTIONAL = ["ci_network", "efs", "hash_server", "batch", "public_reports", "post_results", "lab", "device_tests", "aws_batch"]
 ORDER = [
     "source_credential",
     "ci_network",
@@ -27,6 +27,7 @@ ORDER = [
     "prune_cache",
     "hash_server",
     "check_layer",
+    "batch",
     "public_reports",
     "post_results",
     "lab",

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
 mod browser;
+mod codebuild;
 pub mod fake_s3;
 pub mod github;
 mod github_server;
@@ -20,6 +21,7 @@ mod skipping;
 mod slow;
 
 pub use browser::Browser;
+pub use codebuild::{CodeBuild, PROJECT, unmet_by_codebuild};
 pub use github_server::{GitHubServer, app_key};
 pub use npm::npm_package;
 pub use processes::{Survivor, survivors};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use agent_artifacts::aws::signed::{Answer, JsonVersion, call_json};
@@ -14,7 +13,7 @@ use agent_types::sanitize::sanitize_line;
 const THROTTLED: [&str; 4] =
     ["ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"];
 
-/// Pauses before a request that changes something is sent again. Together they are shorter than the five minutes for which
+/// Pauses before a request is sent again. Together they are shorter than the five minutes for which
 /// CodeBuild knows an idempotency token.
 const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
@@ -143,12 +142,8 @@ pub struct StartBatch<'a> {
 /// # Errors
 /// Usage, if there is none of this name; upstream, if CodeBuild does not answer.
 pub async fn project(name: &str) -> Result<Project> {
-    #[derive(Deserialize)]
-    struct Projects {
-        projects: Vec<Value>,
-    }
-    let answer: Projects = read("BatchGetProjects", &json!({ "names": [name] })).await?;
-    let Some(project) = answer.projects.first() else {
+    let answer = retried("BatchGetProjects", &json!({ "names": [name] })).await?;
+    let Some(project) = answer["projects"].get(0) else {
         return Err(Error::usage(format!("CodeBuild has no project `{name}` in this region"))
             .hint("deploy cloudformation/batch.yml, or set AWS_REGION (docs/scale-out.md)"));
     };
@@ -182,7 +177,7 @@ pub async fn start(batch: &StartBatch<'_>) -> Result<Batch> {
 /// # Errors
 /// Upstream, if CodeBuild does not answer, or does not know it.
 pub async fn batch(id: &str) -> Result<Batch> {
-    let answer: Value = read("BatchGetBuildBatches", &json!({ "ids": [id] })).await?;
+    let answer = read("BatchGetBuildBatches", &json!({ "ids": [id] })).await?;
     match answer["buildBatches"].get(0) {
         Some(batch) => parse_batch(batch),
         None => Err(Error::upstream(format!("CodeBuild does not know the batch {id}"))),
@@ -209,7 +204,7 @@ async fn retried(operation: &str, body: &Value) -> Result<Value> {
     }
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(operation: &str, body: &Value) -> Result<T> {
+async fn read(operation: &str, body: &Value) -> Result<Value> {
     let target = format!("CodeBuild_20161006.{operation}");
     let answer = call_json("codebuild", "codebuild", JsonVersion::V1_1, &target, body).await?;
     if !answer.is_success() {

@@ -66,7 +66,7 @@ pub fn choose(base: ComputeType, last: Option<MemoryUse>, allowed: &[ComputeType
     let may = |kind: &ComputeType| *kind == base || allowed.is_empty() || allowed.contains(kind);
     let larger = ComputeType::ALL.into_iter().filter(|kind| *kind >= base).filter(may);
     let needed = needed(last);
-    larger.clone().find(|kind| kind.memory() >= needed).or(larger.last()).unwrap_or(base)
+    larger.clone().find(|kind| kind.memory() >= needed).or_else(|| larger.max()).unwrap_or(base)
 }
 
 /// The memory that a run needs so that a quarter more than its peak fits. A run that used up its machine may need any

@@ -13,7 +13,7 @@ use super::codebuild::{self, Batch, BuildStatus, CellBuild};
 /// How long CodeBuild may give no answer. The batch does not need this program.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// How long a stopped batch may take to end.
+/// How long the builds of a batch that has ended, or is being stopped, may take to end.
 const STOPPING: Duration = Duration::from_secs(5 * 60);
 
 /// Maximum messages of a batch that are shown.
@@ -46,16 +46,21 @@ pub struct Ended {
 pub async fn follow(follow: &Follow<'_>) -> Result<Ended> {
     let mut shown = Shown::default();
     let mut answered = Instant::now();
-    let mut stopped: Option<Instant> = None;
+    let mut stopped = false;
+    let mut ended: Option<Instant> = None;
     let mut is_silent = false;
     loop {
         match codebuild::batch(follow.batch).await {
             Ok(batch) => {
                 (answered, is_silent) = (Instant::now(), false);
                 shown.changes(&batch, follow.nodes).iter().for_each(|line| (follow.print)(line));
-                let waited = stopped.is_some_and(|since| since.elapsed() > STOPPING);
-                if batch.status.has_ended() || waited {
-                    return Ok(Ended { batch, cancelled: stopped.is_some() });
+                if stopped || batch.status.has_ended() {
+                    let since = *ended.get_or_insert_with(Instant::now);
+                    let runs = |build: &CellBuild| build.status == BuildStatus::InProgress;
+                    let is_over = batch.status.has_ended() && !batch.builds.values().any(runs);
+                    if is_over || since.elapsed() > STOPPING {
+                        return Ok(Ended { batch, cancelled: stopped });
+                    }
                 }
             }
             Err(error) if error.class != Class::Upstream || answered.elapsed() > PATIENCE => {
@@ -68,13 +73,13 @@ pub async fn follow(follow: &Follow<'_>) -> Result<Ended> {
                 is_silent = true;
             }
         }
-        if stopped.is_none() {
+        if !stopped {
             tokio::select! {
                 () = tokio::time::sleep(follow.pause) => continue,
                 () = follow.interrupt.cancelled() => {}
             }
             (follow.print)("cancelled by a signal: stopping the batch");
-            stopped = Some(Instant::now());
+            stopped = true;
             codebuild::stop(follow.batch).await?;
         } else {
             tokio::select! {

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use agent_types::error::Error;
 use agent_types::events::JobIdentity;
-use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
 
-use crate::report::{self, StageError, Summary};
+use crate::report::{self, Summary};
 
 use super::codebuild::{BuildStatus, CellBuild};
 use super::graph::Cell;
@@ -71,12 +71,13 @@ fn believable(
     }
     let bytes = match &attempts.result {
         Some(read) => read.as_ref().map_err(|why| sanitize_line(why).into_owned())?,
-        None => return Err(format!("it began, and has no result: its machine was lost or stopped{ended}")),
+        None => return Err(format!("it began, and its machine was lost or stopped{ended}")),
     };
     let read = report::parse_result(bytes, "result.json").and_then(report::recheck_result);
     let summary = read.map_err(|error| sanitize_line(&error.message).into_owned())?;
     let job = &summary.job;
-    if (&job.name, &job.release, &job.machines) != (&cell.name, &cell.release, &cell.machines) {
+    let is_same = (&job.name, &job.release, &job.machines) == (&cell.name, &cell.release, &cell.machines);
+    if !is_same || job.cell.as_ref() != Some(&cell.id) {
         return Err("its result is that of another job".to_owned());
     }
     if job.commit.as_deref() != Some(commit) || job.dirty {
@@ -94,16 +95,15 @@ fn believable(
 fn lost(cell: &Cell, commit: &str, why: &str) -> Summary {
     let error = Error::machine(format!("the cell {} has no result: {why}", cell.id))
         .hint("look at the log of its build; retry the batch");
-    let outcome = Outcome::NotRun(error.message.clone());
     let job = JobIdentity {
         name: cell.name.clone(),
         release: cell.release.clone(),
         machines: cell.machines.clone(),
+        cell: Some(cell.id.clone()),
         commit: Some(commit.to_owned()),
         ..JobIdentity::default()
     };
-    let errors = vec![StageError { stage: None, error }];
-    Summary { complete: true, exit: ExitStatus::Machine, outcome, job, errors, ..Summary::default() }
+    report::without_run(job, error)
 }
 
 #[cfg(test)]

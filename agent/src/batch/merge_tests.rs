@@ -1,6 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use agent_types::events::EventKind;
+use agent_types::outcome::Outcome;
 
 use super::super::records::Attempt;
 use super::*;
@@ -28,6 +29,7 @@ fn result(cell: &Cell, passed: bool) -> Summary {
     summary.job.name.clone_from(&cell.name);
     summary.job.release.clone_from(&cell.release);
     summary.job.machines.clone_from(&cell.machines);
+    summary.job.cell = Some(cell.id.clone());
     summary.job.commit = Some(COMMIT.into());
     summary.job.dirty = false;
     summary
@@ -118,7 +120,10 @@ fn no_cell_of_many_may_be_lost() {
 #[test]
 fn a_result_of_something_else_is_none() {
     let all = cells(2);
-    let table: [(fn(&mut Summary), &str); 7] = [
+    type Change = fn(&mut Summary);
+    let table: [(Change, &str); 9] = [
+        (|it| it.job.cell = Some("scarthgap_m0".into()), "another job"),
+        (|it| it.job.cell = None, "another job"),
         (|it| it.job.commit = Some("beef".into()), "not that of this commit"),
         (|it| it.job.commit = None, "not that of this commit"),
         (|it| it.job.dirty = true, "not that of this commit"),

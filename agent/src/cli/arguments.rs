@@ -1,5 +1,6 @@
 //! Definition of the command line: commands, arguments and options.
 
+mod batch;
 mod cache;
 mod desk;
 mod lab;
@@ -17,6 +18,7 @@ use crate::matrix_run::Jobs;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
+pub use batch::{Batch, BatchCell, BatchCommand, Merge, Warm};
 pub use cache::{Cache, CacheCommand, CachePublish, Prune, ShareArgs, Verify};
 pub use desk::{Boot, Completion, Devtool, Man};
 pub use lab::{Lab, LabCommand, StoreArgs};
@@ -47,6 +49,7 @@ impl Command {
             Command::Run(_) | Command::Check(_) | Command::Shell(_) | Command::Doctor(_) => true,
             Command::Boot(_) | Command::Devtool(_) => true,
             Command::Lab(lab) => matches!(lab.command, LabCommand::Serve(_)),
+            Command::Batch(batch) => batch.command.is_some(),
             _ => false,
         }
     }
@@ -56,6 +59,7 @@ impl Command {
         match self {
             Command::Run(run) => Some(run.job.output),
             Command::Check(check) => Some(check.job.output),
+            Command::Batch(batch) => batch.command.as_ref().map(|node| node.run().job.output),
             _ => None,
         }
     }
@@ -93,6 +97,10 @@ pub enum Command {
     Publish(Publish),
     /// Write the reports again from events.jsonl or result.json
     Report(Report),
+    /// Run the cells of a matrix as a batch of CodeBuild, and report them as one result
+    Batch(Box<Batch>),
+    /// Merge what the cells of a batch have stored into one result; waits for nothing
+    Merge(Merge),
     /// Print what repeats a job on this machine, or run it
     Reproduce(Reproduce),
     /// Test images on devices: run a lab, show its devices and its queue
@@ -115,7 +123,7 @@ pub enum Command {
 }
 
 /// The arguments of all commands that read a manifest.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ManifestArgs {
     /// Path, https:// or s3:// URL of the manifest, or the files of another tool: kas.yml, base.yml:board.yml [default: build-agent.toml of the layer under test]
     #[arg(value_parser = OsStringValueParser::new().try_map(utf8))]
@@ -134,14 +142,14 @@ pub struct ManifestArgs {
 }
 
 /// The release of a definition that names none.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ReleaseArgs {
     /// The Yocto release; without it, a definition of kas has that of its OE-Core
     #[arg(long, value_name = "NAME")]
     pub release: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CommonArgs {
     /// Override a key of the manifest, e.g. repos.poky.branch=master
     #[arg(long, value_name = "KEY=VALUE")]
@@ -172,7 +180,7 @@ pub enum Output {
 }
 
 /// How the cells of a matrix run on this machine.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct MatrixArgs {
     /// How many cells of a matrix run side by side; auto: as processors and memory allow
     #[arg(long, value_name = "N|auto", default_value = "auto")]
@@ -182,7 +190,7 @@ pub struct MatrixArgs {
     pub machine_share: usize,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct JobArgs {
     /// Continue after failures: yocto-check-layer after a failed preflight, `bitbake -k`
     #[arg(short, long)]
@@ -205,7 +213,7 @@ pub struct JobArgs {
 }
 
 /// Where the manifest, its lock and its known failures come from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RulesArgs {
     /// Compare the checkout with this base, and judge it by its manifest, lock and known failures [default: the
     /// target branch of a pull request]
@@ -216,7 +224,7 @@ pub struct RulesArgs {
     pub accept_manifest: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Run {
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -235,7 +243,7 @@ pub struct Run {
     pub job: JobArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SelectionArgs {
     /// Run only these stages and those that they need
     #[arg(long, value_name = "STAGES", value_delimiter = ',')]

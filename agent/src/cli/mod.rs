@@ -2,6 +2,9 @@
 
 mod arguments;
 mod base_rules;
+mod batch;
+mod batch_cells;
+mod batch_node;
 mod boot;
 mod cache;
 mod cache_place;
@@ -29,6 +32,7 @@ mod limited_reading;
 mod lock;
 mod lock_definition;
 mod matrix;
+mod merge;
 mod origin;
 mod output_dir;
 mod plan;
@@ -194,6 +198,8 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             None => report::command(&report, environment),
         },
         Command::Lab(lab) => lab::command(lab.command, environment).await,
+        Command::Batch(batch) => batch::command(*batch, environment).await,
+        Command::Merge(merge) => merge::command(merge, environment).await,
         Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);

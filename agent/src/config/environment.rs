@@ -99,6 +99,8 @@ pub struct AgentEnvironment {
     pub task_token: Option<Secret>,
     /// Whether another step requests tests on devices: `BUILD_AGENT_DEVICE_REQUESTS=publish`.
     pub publishes_device_files: bool,
+    /// The job of AWS Batch that runs the agent, with the number of its attempt.
+    pub batch_job: Option<String>,
     /// The address of GitHub's API, if it is not that of github.com.
     pub github_api: Option<Url>,
     /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The AWS SDK itself reads keys in the environment.
@@ -243,6 +245,7 @@ impl AgentEnvironment {
             git_sites: Sites::default(),
             recipe_credentials: Vec::new(),
             publishes_device_files: publishes_device_files(&variables, &mut notices),
+            batch_job: batch_job(&variables),
             github_api: github_api(&variables, &mut notices),
             network: variables.network(),
             aws_keys: None,
@@ -398,6 +401,12 @@ fn github_api(variables: &Variables, notices: &mut Vec<String>) -> Option<Url> {
         notices.push(format!("the variable {GITHUB_API} is ignored: it is not an https:// address"));
     }
     url
+}
+
+/// `ID-ATTEMPT`: <https://docs.aws.amazon.com/batch/latest/userguide/job_env_vars.html>.
+fn batch_job(variables: &Variables) -> Option<String> {
+    let attempt = variables.text("AWS_BATCH_JOB_ATTEMPT").unwrap_or_default();
+    variables.text("AWS_BATCH_JOB_ID").map(|id| format!("{id}-{attempt}"))
 }
 
 /// Whether the variable says that another step requests the tests.

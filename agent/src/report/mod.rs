@@ -5,6 +5,7 @@
 //! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
 
 mod cache;
+mod combined;
 pub mod comparison;
 mod console;
 mod cost;
@@ -40,6 +41,7 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
+pub use combined::{combined, without_run};
 pub use console::{
     Json, Plain, Style, Terminal, ThreadedSink, duration, final_summary, shell_word, with_output_timeout,
 };

@@ -1,0 +1,251 @@
+//! `build-agent batch`: starts a batch of CodeBuild for the cells of a matrix, follows it, and ends with its verdict.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::batch::codebuild::{self, CellBuild, Project, StartBatch};
+use crate::batch::compute::{self, ComputeType};
+use crate::batch::follow::{Ended, Follow, follow};
+use crate::batch::graph::{self, Node};
+use crate::batch::key;
+use crate::batch::memory::MemoryTable;
+use crate::batch::spec::{self, Commands};
+use crate::config::{self, AgentEnvironment, Request, Rules};
+use agent_process::Interrupt;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+use agent_types::words::count;
+
+use super::arguments::{Batch, BatchCommand};
+use super::base_rules::with_rules;
+use super::batch_cells::{BatchCells, batch_cells};
+use super::batch_node;
+use super::current_dir::current_dir;
+use super::job::{listen_for_signals, request, with_release, with_rules_args};
+use super::merge::{merged, write_reports};
+use super::output_dir::{OutputDir, directory};
+use super::print;
+
+pub async fn command(args: Batch, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    match args.command {
+        Some(BatchCommand::Warm(warm)) => batch_node::warm(warm, environment).await,
+        Some(BatchCommand::Cell(cell)) => batch_node::cell(cell, environment).await,
+        None => batch(&args, environment).await,
+    }
+}
+
+async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    if args.manifest.cell.is_some() {
+        return Err(Error::usage("a batch runs all cells").hint("run one with: build-agent run --cell ID"));
+    }
+    if !args.print_spec {
+        OutputDir::invalidate(directory(args.manifest.common.out.as_deref())?)?;
+    }
+    let interrupt = Interrupt::new(None);
+    listen_for_signals(&interrupt)?;
+    let asked = with_rules_args(with_release(request(&args.manifest).await?, &args.release), &args.rules);
+    let ruled = with_rules(asked, &[], environment).await?;
+    let id = key::new_id(SystemTime::now());
+    let cells = batch_cells(&ruled.request, environment, &id).await?;
+    let project = match (&args.project, args.print_spec) {
+        (Some(name), _) => Some(allowed(codebuild::project(name).await?, name)?),
+        (None, true) => None,
+        (None, false) => {
+            return Err(Error::usage("--project is missing").hint(
+                "name the project of cloudformation/batch.yml, or print the buildspec with --print-spec",
+            ));
+        }
+    };
+    let nodes = nodes(&cells, project.as_ref()).await?;
+    if let Some(project) = &project {
+        within_limits(project, &nodes)?;
+    }
+    let commands = commands(args, &ruled.request, &cells, &id)?;
+    let spec = spec::render(&nodes, &commands);
+    let Some(name) = args.project.as_ref().filter(|_| !args.print_spec) else {
+        print::raw(&spec)?;
+        return Ok(ExitStatus::Passed);
+    };
+    let source_version = source_version(args, &cells, environment);
+    let start = StartBatch { project: name, source_version: &source_version, buildspec: &spec, token: &id };
+    let started = interrupt.or(codebuild::start(&start)).await.map_err(super::job::stopped)??;
+    print::line(format_args!("batch {id}: {} as {}", count(cells.cells.len() as u64, "cell"), started.id))?;
+    let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
+    let show = |line: &str| drop(print::line(format_args!("{line}")));
+    let watch = Follow {
+        batch: &started.id,
+        nodes: &names,
+        pause: args.interval,
+        interrupt: &interrupt,
+        print: &show,
+    };
+    let ended = follow(&watch).await?;
+    verdict(args, environment, &cells, ended).await
+}
+
+/// The verdict of the batch, and its reports.
+async fn verdict(
+    args: &Batch,
+    environment: &AgentEnvironment,
+    cells: &BatchCells,
+    ended: Ended,
+) -> Result<ExitStatus> {
+    let said: BTreeMap<String, CellBuild> = ended.batch.builds;
+    let merged = merged(cells, Some(&said)).await?;
+    let exit = write_reports(&merged, &directory(args.manifest.common.out.as_deref())?, environment)?;
+    // A batch that was stopped after its last cell passed is stopped all the same.
+    Ok(if ended.cancelled { ExitStatus::Cancelled } else { exit })
+}
+
+/// # Errors
+/// Usage, if the project cannot run a batch.
+fn allowed(project: Project, name: &str) -> Result<Project> {
+    match project.runs_batches {
+        true => Ok(project),
+        false => Err(Error::usage(format!("the project `{name}` has no role for batches"))
+            .hint("use the project that cloudformation/batch.yml makes (docs/scale-out.md)")),
+    }
+}
+
+/// The builds, each with its machine.
+async fn nodes(cells: &BatchCells, project: Option<&Project>) -> Result<Vec<Node>> {
+    let base = project.and_then(|project| ComputeType::from_name(&project.compute_type));
+    let allowed: Vec<ComputeType> = project
+        .into_iter()
+        .flat_map(|project| project.compute_types.iter().filter_map(|name| ComputeType::from_name(name)))
+        .collect();
+    let path = cells.store.key.memory();
+    // Without it, each cell gets the machine of the project.
+    let table = match cells.store.store.read_if_allowed(&path, MemoryTable::LARGEST).await {
+        Ok(bytes) => bytes.map(|bytes| MemoryTable::parse(&bytes)).unwrap_or_default(),
+        Err(error) => {
+            print::diagnostic(format_args!(
+                "warning: the memory of the last runs is not known: {}",
+                error.message
+            ));
+            MemoryTable::default()
+        }
+    };
+    graph::graph(&cells.cells, base, |cell| {
+        Some(compute::choose(base?, table.cells.get(&cell.id).copied(), &allowed))
+    })
+}
+
+/// Reports before the start what CodeBuild would refuse after it.
+///
+/// # Errors
+/// Usage, with the limit.
+fn within_limits(project: &Project, nodes: &[Node]) -> Result<()> {
+    if let Some(most) = project.maximum_builds.filter(|most| (nodes.len() as u64) > *most) {
+        return Err(Error::usage(format!(
+            "the batch has {} builds, with `warm` and `merge`, and the project allows {most}",
+            nodes.len()
+        ))
+        .hint("raise MaximumBuilds of cloudformation/batch.yml, or exclude cells from the [matrix]"));
+    }
+    let refused = nodes.iter().filter_map(|node| node.compute_type).find(|kind| {
+        !project.compute_types.is_empty() && !project.compute_types.iter().any(|name| name == kind.name())
+    });
+    match refused {
+        None => Ok(()),
+        Some(kind) => Err(Error::usage(format!("the project does not allow the compute type {kind}"))
+            .hint("add it to ComputeTypes of cloudformation/batch.yml")),
+    }
+}
+
+/// What CodeBuild has to check out.
+fn source_version(args: &Batch, cells: &BatchCells, environment: &AgentEnvironment) -> String {
+    // A pull request's version says that it is one, so that its builds are not trusted.
+    let own = environment.codebuild.as_ref().and_then(|build| build.source_version.clone());
+    args.source_version.clone().or(own).unwrap_or_else(|| cells.store.key.commit.clone())
+}
+
+/// The commands of the builds, with the words of this call. They run at the top of the checkout.
+fn commands(args: &Batch, request: &Request, cells: &BatchCells, id: &str) -> Result<Commands> {
+    let common = &args.manifest.common;
+    let mut all = match &args.manifest.manifest {
+        Some(address) if config::remote::is_address(address) => vec![address.clone()],
+        given => vec![in_checkout(given.as_deref(), &cells.settings().checkout)?],
+    };
+    all.extend(["--batch".to_owned(), id.to_owned()]);
+    let mut option = |name: &str, values: &[String]| {
+        all.extend(values.iter().flat_map(|value| [name.to_owned(), value.clone()]));
+    };
+    option("--manifest-sha256", args.manifest.manifest_sha256.as_slice());
+    option("--choose", &args.manifest.choose);
+    option("--release", args.release.release.as_slice());
+    option("--set", &common.set);
+    option("--build-user", common.build_user.as_slice());
+    // The base branch may move while the batch runs.
+    let base = match &request.rules {
+        Rules::OfBase(files) => files.trees.first().map(|tree| tree.commit.clone()),
+        _ => None,
+    };
+    option("--base", base.or_else(|| args.rules.base.clone()).as_slice());
+    if args.rules.accept_manifest {
+        all.push("--accept-manifest".to_owned());
+    }
+    // The builds of the batch have no variables of a webhook; what this build knows of the source counts.
+    if cells.settings().cache.trust.is_trusted() {
+        all.push("--trusted".to_owned());
+    }
+    let stages = |name: &str, stages: &[agent_types::stage::Stage]| -> Vec<String> {
+        stages.iter().flat_map(|stage| [name.to_owned(), stage.to_string()]).collect()
+    };
+    let selection = &args.selection;
+    let cell = [stages("--only", &selection.only), stages("--skip", &selection.skip)].concat();
+    if cells.settings().github.is_some() {
+        // The result of the batch is posted once, and not that of each build.
+        all.extend(["--set", "github.report=[]"].map(str::to_owned));
+    }
+    let warm = args.warm.iter().flat_map(|target| ["--targets".to_owned(), target.clone()]).collect();
+    Ok(Commands { all, warm, cell })
+}
+
+/// The manifest's path from the top of the checkout.
+///
+/// # Errors
+/// Usage, if it is elsewhere: other machines do not have it.
+fn in_checkout(given: Option<&str>, checkout: &Path) -> Result<String> {
+    let paths = given.unwrap_or(config::FILE_NAME).split(':');
+    let here = current_dir()?;
+    let inner = paths.map(|path| {
+        let path = here.join(path);
+        let path = fs_err::canonicalize(&path).unwrap_or(path);
+        path.strip_prefix(checkout).ok().and_then(Path::to_str).map(str::to_owned)
+    });
+    inner.collect::<Option<Vec<String>>>().map(|inner| inner.join(":")).ok_or_else(|| {
+        Error::usage(format!("the manifest is not in the checkout {}", checkout.display()))
+            .hint("other machines get the checkout: commit the manifest there, or give its https:// or s3:// address")
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_reported_before_the_start() {
+        let node =
+            |kind| Node { id: "a".into(), depends_on: vec![], compute_type: kind, ignore_failure: true };
+        let nodes = [node(None), node(Some(ComputeType::Large)), node(Some(ComputeType::Small))];
+        let project = |most, kinds: &[ComputeType]| Project {
+            maximum_builds: most,
+            compute_types: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
+            ..Project::default()
+        };
+        let both = [ComputeType::Large, ComputeType::Small];
+        for (project, wanted) in [
+            (project(None, &[]), None),
+            (project(Some(3), &both), None),
+            (project(Some(2), &[]), Some("has 3 builds, with `warm` and `merge`, and the project allows 2")),
+            (project(Some(9), &both[..1]), Some("does not allow the compute type BUILD_GENERAL1_SMALL")),
+        ] {
+            let said = within_limits(&project, &nodes).err().map(|error| error.message);
+            assert_eq!(said.is_some(), wanted.is_some(), "{said:?}");
+            assert!(wanted.is_none_or(|wanted| said.unwrap().contains(wanted)));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the builds of a batch run: `batch warm` and `batch cell`.
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::batch::records::Attempt;
+use crate::config::{AgentEnvironment, Cell, Repo, Settings, lock};
+use crate::report;
+use agent_objects::Created;
+use agent_types::error::{Error, Result};
+use agent_types::job_id::JobId;
+use agent_types::outcome::ExitStatus;
+use agent_types::stage::Stage;
+
+use super::arguments::{BatchCell, Run, Warm};
+use super::base_rules::with_rules;
+use super::batch_cells::{BatchCells, batch_cells};
+use super::job::{self, request, with_release, with_rules_args};
+use super::lock::resolve_cells;
+use super::output_dir::directory;
+use super::print;
+
+/// Maximum bytes of a result.
+const LARGEST: u64 = 64 << 20;
+
+/// Resolves the pins of all cells once and stores them. Then it fills the caches: with the checkouts of each cell and, for
+/// a trusted source, with the targets. What fails there is a warning: each cell does it again for itself.
+pub async fn warm(args: Warm, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let cells = cells(&args.run, &args.batch.id, environment).await?;
+    let lock = lock::render(&resolve_cells(&cells.loaded, environment).await?);
+    let (created, lock) = cells.store.store_lock(&lock).await?;
+    if created == Created::Different {
+        print::line(format_args!("the pins of an earlier attempt count"))?;
+    }
+    let mut releases = BTreeSet::new();
+    let mut fetched: Vec<&[Repo]> = Vec::new();
+    for (cell, settings) in &cells.loaded {
+        let is_new = !fetched.contains(&settings.repos.as_slice());
+        fetched.extend(is_new.then_some(settings.repos.as_slice()));
+        let is_first = releases.insert(settings.release.name);
+        let Some(run) = warming(&args, cell, is_new, is_first && may_share(settings)) else { continue };
+        print::line(format_args!("warming the caches for {}", cell.id))?;
+        let failed = match run_pinned(run, &lock, environment).await {
+            Ok(ExitStatus::Passed) => continue,
+            Ok(ExitStatus::Cancelled) => return Ok(ExitStatus::Cancelled),
+            Ok(exit) => exit.meaning().to_owned(),
+            Err(error) => error.message,
+        };
+        print::diagnostic(format_args!("warning: warming for {} failed: {failed}", cell.id));
+    }
+    Ok(ExitStatus::Passed)
+}
+
+/// Whether the other machines get what this one builds.
+fn may_share(settings: &Settings) -> bool {
+    let cache = &settings.cache;
+    cache.trust.is_trusted() && cache.share.as_ref().is_some_and(|shared| shared.writes().is_some())
+}
+
+/// The job that fills the caches for a cell: `fetches` its repositories, `builds` the targets.
+fn warming(args: &Warm, cell: &Cell, fetches: bool, builds: bool) -> Option<Run> {
+    let job = |stages: &[Stage], targets: Option<&[String]>| {
+        let mut run = args.run.clone();
+        run.manifest.cell = Some(cell.id.clone());
+        (run.selection.only, run.selection.skip) = (stages.to_vec(), Vec::new());
+        if let Some(targets) = targets {
+            let targets = format!("build.targets={}", serde_json::json!(targets));
+            run.manifest.common.set.extend([targets, "artifacts.rules=[]".to_owned()]);
+        }
+        run
+    };
+    match (builds && !args.targets.is_empty(), fetches) {
+        (true, _) => Some(job(&[Stage::Build, Stage::Publish], Some(&args.targets))),
+        (false, true) => Some(job(&[Stage::Checkout, Stage::Configure], None)),
+        (false, false) => None,
+    }
+}
+
+/// Runs one cell with the pins of the batch, and stores its result.
+pub async fn cell(args: BatchCell, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let cells = cells(&args.run, &args.batch.id, environment).await?;
+    let Some(id) = &args.run.manifest.cell else {
+        return Err(Error::usage("--cell is missing").hint("name the cell that this build runs"));
+    };
+    let Some((cell, settings)) = cells.loaded.iter().find(|(cell, _)| cell.id == *id) else {
+        return Err(Error::usage(format!("--cell {id}: the matrix has no such cell")));
+    };
+    let attempt = Attempt::new(SystemTime::now(), &build(environment));
+    cells.store.begin(&cell.id, &attempt).await?;
+    let out = directory(args.run.manifest.common.out.as_deref())?;
+    let ran = match cells.store.lock().await? {
+        Some(lock) => run_pinned(args.run.clone(), &lock, environment).await,
+        None => Err(Error::upstream(
+            "the batch has no pins, so this cell could get other commits than its sisters",
+        )
+        .hint("look at the log of the build `warm`")),
+    };
+    let result = match &ran {
+        Ok(_) => result_of(&out)?,
+        // The reports say why there is no job.
+        Err(error) => refusal(settings, &cells, error)?,
+    };
+    cells.store.finish(&cell.id, &attempt, result).await?;
+    ran
+}
+
+fn result_of(out: &Path) -> Result<Vec<u8>> {
+    Ok(agent_fs::read::whole(&out.join("result.json"), LARGEST)?)
+}
+
+/// The result of a cell that could not begin.
+fn refusal(settings: &Settings, cells: &BatchCells, error: &Error) -> Result<Vec<u8>> {
+    let mut job = settings.job.clone();
+    job.commit = Some(cells.store.key.commit.clone());
+    let text = report::render_result(&report::without_run(job, error.clone()))?;
+    Ok(print::redactor().redact(&text).into_owned().into_bytes())
+}
+
+async fn cells(run: &Run, id: &str, environment: &AgentEnvironment) -> Result<BatchCells> {
+    let asked = with_rules_args(with_release(request(&run.manifest).await?, &run.release), &run.rules);
+    let ruled = with_rules(asked, &[], environment).await?;
+    batch_cells(&ruled.request, environment, id).await
+}
+
+/// What tells this build apart from others, as the service names it.
+fn build(environment: &AgentEnvironment) -> String {
+    let by_codebuild = environment.codebuild.as_ref().and_then(|build| build.build_id.as_deref());
+    let by_codebuild = by_codebuild.and_then(|id| id.rsplit(':').next()).map(str::to_owned);
+    let other = || JobId::new(SystemTime::now()).as_str().to_owned();
+    by_codebuild.or_else(|| environment.batch_job.clone()).unwrap_or_else(other)
+}
+
+/// Runs a job with these pins.
+async fn run_pinned(mut run: Run, lock: &str, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let failed = |error: std::io::Error| Error::machine("cannot write the pins of the batch").because(&error);
+    let mut file = tempfile::Builder::new().prefix("build-agent-pins-").tempfile().map_err(failed)?;
+    file.write_all(lock.as_bytes()).map_err(failed)?;
+    // A job of an untrusted source reads it as the build user.
+    file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
+    run.pins = Some(file.path().to_owned());
+    job::run(run, environment).await
+}
