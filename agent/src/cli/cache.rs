@@ -23,6 +23,7 @@ use super::arguments::{self, CacheCommand, ShareArgs};
 use super::cache_place::{self, CachePlace};
 use super::cache_publish;
 use super::cache_text::{prune_text, stats_text, verify_text};
+use super::cache_work_dirs::WorkDirs;
 use super::job::listen_for_signals;
 use super::print;
 
@@ -136,6 +137,17 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
                 .await?
             }
         });
+    }
+    if let (Some(max_age), Some(pruned)) = (args.work_max_age, all.first_mut()) {
+        let directory = place.local_directory().ok_or_else(|| {
+            Error::usage("--work-max-age needs the local caches: a share has no work directories")
+                .hint("add --local")
+        })?;
+        let prune = WorkDirs { directory, max_age, dry_run: args.dry_run, now };
+        let (deleted, failures) = blocking(&interrupt, move |_| prune.run()).await?;
+        pruned.failed += failures.len() as u64;
+        pruned.failures.extend(failures);
+        pruned.work_dirs = deleted;
     }
     show(&place, "prune", &all, args.share.json, |share, pruned| prune_text(share, &options, pruned))?;
     let is_stopped = |why: &str| all.iter().any(|pruned| pruned.stopped == Some(why));

@@ -9,6 +9,10 @@ use agent_cache::verify::{self, Verified};
 use agent_objects::prices::usd;
 use agent_types::words::{bytes, count};
 
+fn many(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
 fn units(sum: prune::Sum, thing: &str) -> String {
     format!("{}, {}", count(sum.units, thing), bytes(sum.bytes))
 }
@@ -36,12 +40,9 @@ pub fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> 
         true => ("would be moved to the trash", "would be deleted"),
         false => ("moved to the trash", "deleted"),
     };
-    let verb = if place.is_some() { moved } else { trash };
+    let verb = if place.is_some() && !options.grace.is_zero() { moved } else { trash };
     text += &format!("\n{} {verb}\n", units(pruned.taken, "unit"));
-    let waits = match options.grace.is_zero() {
-        true => String::new(),
-        false => format!("; its new files are deleted after {}", age(options.grace)),
-    };
+    let waits = format!("; its new files are deleted after {}", age(options.grace));
     if pruned.trash.runs_deleted > 0 {
         let files = match pruned.dry_run {
             true => String::new(),
@@ -49,7 +50,9 @@ pub fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> 
         };
         text += &format!("trash of {} {trash}{files}\n", count(pruned.trash.runs_deleted, "run"));
     }
-    if let Some(place) = place.filter(|_| pruned.taken.units > 0 && !pruned.dry_run) {
+    if let Some(place) =
+        place.filter(|_| pruned.taken.units > 0 && !pruned.dry_run && !options.grace.is_zero())
+    {
         text += &format!("the trash is `{}`{waits}\n", place.display());
     }
     if pruned.held_by_grace.units > 0 {
@@ -76,6 +79,12 @@ pub fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> 
     }
     for lease in &pruned.unreadable_leases {
         text += &format!("warning: the lease `{lease}` is not readable, so it is honoured for two days\n");
+    }
+    if !pruned.work_dirs.is_empty() {
+        text += &format!("{} {trash}:\n", many(pruned.work_dirs.len(), "work directory", "work directories"));
+        for name in &pruned.work_dirs {
+            text += &format!("  {name}\n");
+        }
     }
     text += &names(&pruned.unknown, "unknown, kept");
     text += &names(&pruned.trouble, "not readable, kept");

@@ -12,6 +12,7 @@ mod cache_publish;
 mod cache_text;
 mod cells;
 mod completion;
+mod cache_work_dirs;
 mod current_dir;
 mod definition;
 mod devtool;

@@ -20,3 +20,4 @@ mod workdir;
 pub use checks::{DoctorInput, Subject, before_job, run_checks, runner};
 pub use finding::{Finding, Findings, State};
 pub use lab::{LabDoctor, check_lab};
+pub use workdir::{PRUNE, SPACE_TO_CHECK};

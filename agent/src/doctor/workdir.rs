@@ -116,7 +116,9 @@ fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
 /// BitBake starts no task with less (`BB_DISKMON_DIRS`).
 const SPACE_FOR_A_TASK: u64 = 1 << 30;
 /// A check only parses.
-const SPACE_TO_CHECK: u64 = 5_000_000_000;
+pub const SPACE_TO_CHECK: u64 = 5_000_000_000;
+/// What frees space.
+pub const PRUNE: &str = "build-agent cache prune --local --max-size 50GiB --work-max-age 7d";
 /// An image build leaves several million files, a check several ten thousand.
 const INODES_TO_BUILD: u64 = 3_000_000;
 const INODES_TO_CHECK: u64 = 200_000;
@@ -137,10 +139,14 @@ fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
     let free = format!("{} free", gib(bytes));
     let mut findings = vec![if builds && bytes < SPACE_FOR_A_TASK {
         let found = format!("{free}; BitBake starts no task with less than {}", gib(SPACE_FOR_A_TASK));
-        Finding::failed("disk space", found, "free some, or use a larger volume")
+        Finding::failed("disk space", found, format!("{PRUNE}, or use a larger volume"))
     } else if bytes < bytes_wanted {
         let found = format!("{free}; {purpose} needs about {}", gib(bytes_wanted));
-        Finding::warning("disk space", found, "free some, use a larger volume, or INHERIT += \"rm_work\"")
+        Finding::warning(
+            "disk space",
+            found,
+            format!("{PRUNE}, use a larger volume, or INHERIT += \"rm_work\""),
+        )
     } else {
         Finding::ok("disk space", free)
     }];

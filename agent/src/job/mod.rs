@@ -2,6 +2,7 @@
 
 mod credentials;
 mod dir_lock;
+mod disk_use;
 mod flight_recorder;
 mod local_caches;
 mod machine_check;

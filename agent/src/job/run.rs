@@ -27,6 +27,7 @@ use agent_types::outcome::Outcome;
 use agent_types::prices::JobPrices;
 
 use super::credentials::{CredentialCheck, end_isolation, start_check};
+use super::disk_use::DiskUse;
 use super::flight_recorder::FlightRecorder;
 use super::machine_check::check_machine;
 use super::plan::uses_share;
@@ -108,6 +109,7 @@ pub async fn run(
     let mut check = job.keep_from_credentials(plan, credentials);
     let mut rules = JobRules::default();
     job.verify_machine(plan).await;
+    let disk_use = job.look_at_disk(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
         match step {
@@ -122,6 +124,10 @@ pub async fn run(
         }
     }
     job.compare().await;
+    if let Some(disk_use) = disk_use {
+        // Without it the next job has no estimate.
+        let _ = disk_use.keep(job.outcomes.values().all(Outcome::is_success));
+    }
     end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
@@ -216,6 +222,20 @@ impl Job<'_> {
         };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
+    }
+
+    /// Warns if the job may not fit on the disk.
+    async fn look_at_disk(&self, plan: &Plan) -> Option<DiskUse> {
+        let runs_bitbake =
+            [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
+        if self.stopped.is_some() || !runs_bitbake {
+            return None;
+        }
+        let disk_use = DiskUse::of(self.settings);
+        if let Some((message, hint)) = disk_use.warning() {
+            self.runner.events.warn(message, Some(hint)).await;
+        }
+        Some(disk_use)
     }
 
     async fn stage(&mut self, stage: Stage, skip: Option<&str>) {

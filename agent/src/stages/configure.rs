@@ -46,6 +46,7 @@ use super::share::OpenShare;
 
 pub use build_dir::Reuse;
 use build_dir::{BuildDir, MadeBy, hand_over};
+pub use disk_space::free_bytes;
 use links::Links;
 pub use recipe_credentials::remove as remove_recipe_credentials;
 pub use templates::Templates;

@@ -27,6 +27,7 @@ mod includes;
 mod kills;
 mod layer_confs;
 mod leftovers;
+mod local_caches;
 mod locks;
 mod matrix;
 mod metrics;

@@ -39,7 +39,7 @@ pub async fn is_short(settings: &Settings, runner: &Runner) -> Result<bool> {
 }
 
 /// Free for other users than root, on the file system of the directory or of its nearest parent.
-fn free_bytes(directory: &Path) -> Option<u64> {
+pub fn free_bytes(directory: &Path) -> Option<u64> {
     let existing: PathBuf = directory.ancestors().find(|path| path.exists())?.to_owned();
     let found = statvfs(&existing).ok()?;
     Some(found.blocks_available().saturating_mul(found.fragment_size()))

@@ -108,6 +108,9 @@ pub struct Pruned {
     pub failed: u64,
     pub failures: Vec<String>,
     pub trash: PrunedTrash,
+    /// Work directories of jobs that were deleted; in a dry run those that would be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub work_dirs: Vec<String>,
     /// Kept.
     pub unknown: Names,
     pub locks: u64,
