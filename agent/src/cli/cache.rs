@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{AgentEnvironment, ShareLocation};
+use crate::config::{self, AgentEnvironment, ShareLocation};
 use agent_cache::areas::TRUSTED;
 use agent_cache::bucket;
 use agent_cache::prune::{self, Options};
@@ -24,6 +24,7 @@ use super::cache_place::{self, CachePlace};
 use super::cache_publish;
 use super::cache_text::{prune_text, stats_text, verify_text};
 use super::cache_work_dirs::WorkDirs;
+use super::current_dir::current_dir;
 use super::job::listen_for_signals;
 use super::print;
 
@@ -139,10 +140,13 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         });
     }
     if let (Some(max_age), Some(pruned)) = (args.work_max_age, all.first_mut()) {
-        let directory = place.local_directory().ok_or_else(|| {
-            Error::usage("--work-max-age needs the local caches: a share has no work directories")
-                .hint("add --local")
-        })?;
+        if !place.is_local {
+            let error =
+                Error::usage("--work-max-age needs the local caches: a share has no work directories");
+            return Err(error.hint("add --local"));
+        }
+        let work_dir = args.share.manifest.common.work_dir.as_deref();
+        let directory = config::work_dir(work_dir, environment, &current_dir()?)?;
         let prune = WorkDirs { directory, max_age, dry_run: args.dry_run, now };
         let (deleted, failures) = blocking(&interrupt, move |_| prune.run()).await?;
         pruned.failed += failures.len() as u64;

@@ -1,6 +1,6 @@
 //! Which caches a command of `build-agent cache` works on: a share, or the local caches that the jobs of a user share.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{self, AgentEnvironment, CACHE_VARIABLE, ShareLocation, SharedCache};
@@ -56,14 +56,6 @@ pub async fn find(args: &ShareArgs, environment: &AgentEnvironment) -> Result<Ca
 }
 
 impl CachePlace {
-    /// The directory of the local caches.
-    pub fn local_directory(&self) -> Option<PathBuf> {
-        match self.shares.first() {
-            Some(ShareLocation::Directory(share)) if self.is_local => Some(share.root().to_owned()),
-            _ => None,
-        }
-    }
-
     fn of(shares: Vec<ShareLocation>) -> CachePlace {
         CachePlace {
             shares,

@@ -1,5 +1,5 @@
-//! Deletes the work directories of jobs that did not run for a long time. They lie beside the local caches, and the build
-//! directories in them are the largest part of all.
+//! Deletes the work directories of jobs that did not run for a long time. The build directories in them are the largest
+//! part of all local files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use agent_fs::remove::remove_tree;
 use agent_types::error::Result;
 
 pub struct WorkDirs {
-    /// The directory of the local caches.
+    /// Holds the work directories of all jobs.
     pub directory: PathBuf,
     pub max_age: Duration,
     pub dry_run: bool,
