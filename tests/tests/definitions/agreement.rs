@@ -39,7 +39,7 @@ fn export(repository: &Path, target: &Path) {
     let listed =
         Command::new("git").args([&git_dir, "ls-tree", "-r", "--name-only", &newest]).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let ends = [".yml", ".yaml", ".json", ".patch", "/series", "/oe-init-build-env"];
+    let ends = [".yml", ".yaml", ".json", ".asc", ".pub", ".patch", "/series", "/oe-init-build-env"];
     // File by file: a snapshot may lack its largest files.
     for name in listed.lines().filter(|name| ends.iter().any(|end| name.ends_with(end))) {
         let shown =

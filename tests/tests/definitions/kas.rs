@@ -107,10 +107,11 @@ pub fn make_local(view: &Value, dir: &Path) {
 }
 
 /// What the agent refuses on purpose, and a word of its message.
-const BY_DESIGN: [(&str, &str); 17] = [
+const BY_DESIGN: [(&str, &str); 19] = [
     ("two repositories of one name", "is also the name of"),
     // kas finds these later.
     ("a missing patch", "cannot read the patch"),
+    ("a missing key", "cannot read the key"),
     ("a patch of an unknown repository", "is not one of `repos`"),
     ("a placeholder", "contains a space"),
     ("no repository at all", "names no repository"),
@@ -118,6 +119,7 @@ const BY_DESIGN: [(&str, &str); 17] = [
     ("Mercurial", "Mercurial"),
     ("the menu", "kas menu"),
     ("buildtools", "buildtools are not installed"),
+    ("a signature of a local directory", "signatures of a local directory"),
     ("a key of a key server", "would come from a key server"),
     ("a short commit", "is an abbreviated commit id"),
     ("a credential", "name of a credential"),
@@ -200,8 +202,7 @@ fn repos_of_kas(case: &Case, view: &Value) -> Value {
         } else {
             wanted.insert("url", json!(url(&text(&repo["url"]))));
             let commit = repo["commit"].as_str().or(refspec.filter(|text| is_commit(text)));
-            // With a commit, a tag says nothing more.
-            let tag = repo["tag"].as_str().filter(|_| commit.is_none()).map(reference);
+            let tag = repo["tag"].as_str().map(reference);
             let branch = repo["branch"].as_str().or(refspec.filter(|text| !is_commit(text))).map(reference);
             wanted.insert("commit", json!(commit));
             wanted.insert("branch", json!(branch));
