@@ -13,6 +13,7 @@ mod builds;
 mod changed;
 mod changed_edits;
 mod checks;
+mod definitions;
 mod desk;
 mod devices;
 mod fixture;

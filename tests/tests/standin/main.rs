@@ -18,6 +18,7 @@ mod device_steps;
 mod diagnostics;
 mod flight_recorder;
 mod forgery;
+mod git_servers;
 mod git_sites;
 mod github;
 mod github_posts;
