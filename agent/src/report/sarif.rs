@@ -106,8 +106,8 @@ fn version(summary: &Summary) -> &str {
 /// `build-agent/meta-x/scarthgap/qemux86-64/`: the part before the last slash is GitHub's category.
 pub fn category(summary: &Summary) -> String {
     let job = &summary.job;
-    let machines = job.machines.join("+");
-    let parts = [&job.name, &job.release, &machines].map(|part| clean(part).replace('/', "_"));
+    let configuration = job.cell.clone().unwrap_or_else(|| job.machines.join("+"));
+    let parts = [&job.name, &job.release, &configuration].map(|part| clean(part).replace('/', "_"));
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     format!("build-agent/{}/", parts.join("/"))
 }
