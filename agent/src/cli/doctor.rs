@@ -1,17 +1,20 @@
 //! `build-agent doctor`: checks whether this machine can build, or serve the devices of a lab.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
 use crate::doctor::{self, DoctorInput, Findings, LabDoctor, Subject};
-use agent_process::{Environment, Interrupt, Redactor};
+use agent_process::{Environment, Interrupt, Redactor, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 use agent_yocto::environment::HOST_PATH;
 
 use super::arguments;
+use super::cells::{load_cells, matrix_cells};
 use super::current_dir::current_dir;
-use super::job::{listen_for_signals, load};
+use super::definition::with_definition;
+use super::job::{listen_for_signals, load_request, request};
 use super::print;
 
 pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -29,7 +32,25 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         let input = LabDoctor { lab, agent_is_root: environment.root, build_user, runner };
         return print_findings(&doctor::check_lab(&input).await, &interrupt, args.json);
     }
-    let (subject, asked) = subject(&args, environment).await?;
+    let mut exit = ExitStatus::Passed;
+    for (subject, asked) in subjects(&args, environment).await? {
+        let found = check(subject, asked, &runner, environment).await;
+        let of_this = print_findings(&found, &interrupt, args.json)?;
+        exit = if exit == ExitStatus::Passed { of_this } else { exit };
+        if interrupt.state().is_some() {
+            break;
+        }
+    }
+    Ok(exit)
+}
+
+/// Checks for one job.
+async fn check(
+    subject: Subject,
+    asked: Option<String>,
+    runner: &Runner,
+    environment: &AgentEnvironment,
+) -> Findings {
     let checkout = subject.checkout.as_ref().map_or(Path::new("/"), |(checkout, _)| checkout).to_path_buf();
     let build_user = match agent_process::build_user(asked.as_deref(), &checkout) {
         Ok(Some(user)) => Ok(user),
@@ -43,9 +64,9 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         build_user,
         home_variable: environment.home.clone(),
         credentials: environment.credential_sources.clone(),
-        runner,
+        runner: runner.clone(),
     };
-    print_findings(&doctor::run_checks(&input).await, &interrupt, args.json)
+    doctor::run_checks(&input).await
 }
 
 fn print_findings(findings: &Findings, interrupt: &Interrupt, json: bool) -> Result<ExitStatus> {
@@ -60,17 +81,26 @@ fn print_findings(findings: &Findings, interrupt: &Interrupt, json: bool) -> Res
     Ok(findings.exit_status())
 }
 
-/// What to check for: the manifest's job; without a manifest, the given or the newest stable release.
-async fn subject(
+/// What to check for, each with its build user: the manifest's job, or one cell of each release of its matrix; without a
+/// manifest, the given or the newest stable release.
+async fn subjects(
     args: &arguments::Doctor,
     environment: &AgentEnvironment,
-) -> Result<(Subject, Option<String>)> {
+) -> Result<Vec<(Subject, Option<String>)>> {
     let named = args.manifest.manifest.is_some();
     let here = current_dir()?.join(crate::config::FILE_NAME);
     if args.release.is_none() && (named || here.exists()) {
-        let settings = load(&args.manifest, environment).await?;
-        let asked = settings.build_user.clone();
-        return Ok((Subject::from(&settings), asked));
+        let request = with_definition(request(&args.manifest).await?, environment).await?;
+        let mut jobs = match matrix_cells(&request, environment).await? {
+            Some(cells) => {
+                let cells = load_cells(cells, &request, environment).await?;
+                cells.into_iter().map(|(_, settings)| settings).collect()
+            }
+            None => vec![load_request(&request, environment).await?],
+        };
+        let mut releases = BTreeSet::new();
+        jobs.retain(|job| releases.insert(job.release.name));
+        return Ok(jobs.iter().map(|job| (Subject::from(job), job.build_user.clone())).collect());
     }
     let common = &args.manifest.common;
     let work = crate::config::work_dir(common.work_dir.as_deref(), environment, &current_dir()?)?;
@@ -78,7 +108,7 @@ async fn subject(
         Some(name) => crate::config::known_release(name)?,
         None => agent_types::release::Release::newest_stable(),
     };
-    Ok((Subject::of_release(release, work), common.build_user.clone()))
+    Ok(vec![(Subject::of_release(release, work), common.build_user.clone())])
 }
 
 fn probe_environment(environment: &AgentEnvironment, user: Option<&agent_process::User>) -> Environment {

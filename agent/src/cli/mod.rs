@@ -45,6 +45,7 @@ mod report_device;
 mod report_post;
 mod reproduce;
 mod result_file;
+mod run;
 mod servers;
 mod session;
 mod share_tier;
@@ -178,8 +179,8 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
     agent_process::survive_signals();
     let environment = &head::with_commit(environment).await;
     match arguments.command {
-        Command::Run(run) => job::run(run, environment).await,
-        Command::Check(check) => job::check(check, environment).await,
+        Command::Run(run) => run::run(run, environment).await,
+        Command::Check(check) => run::check(check, environment).await,
         Command::Plan(plan) => plan::command(plan, environment).await,
         Command::Dump(dump) => dump::command(dump, environment).await,
         Command::Lock(lock) => lock_definition::command(lock, environment).await,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{self, AgentEnvironment};
 use crate::job::{DirLock, LastAttempt};
-use crate::report::{self, Recheck, Style, Summary, Torn, markdown, merged, sarif};
+use crate::report::{self, EventsFile, Recheck, Style, Summary, Torn, markdown, merged, sarif};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind};
 use agent_types::job_id::JobId;
@@ -17,11 +17,15 @@ use super::expected_cells::ExpectedCells;
 use super::job::style;
 use super::print;
 
+/// The result of a job in its directory.
+const RESULT: &str = "result.json";
+
 /// Writes the reports again and returns the exit status of the job, or of the worst one.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let formats = if args.format.is_empty() { &Format::DEFAULT } else { &args.format[..] };
     let attempts = killed_jobs(environment);
-    for source in &args.sources {
+    let sources: Vec<PathBuf> = args.sources.iter().flat_map(|source| in_directory(source)).collect();
+    for source in &sources {
         if !source.exists() {
             let is_of =
                 |attempt: &&LastAttempt| source.parent().is_some_and(|out| is_same(out, &attempt.out));
@@ -44,7 +48,7 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     let (style, out) = (style(environment), args.out.as_deref());
     let expected = args.cells.as_deref().map(ExpectedCells::parse).transpose()?;
     let expects = expected.as_ref();
-    let reported = report(&args.sources, job.as_ref(), expects, &attempts, formats, out, style)?;
+    let reported = report(&sources, job.as_ref(), expects, &attempts, formats, out, style)?;
     for torn in &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
@@ -55,6 +59,24 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         print::text(text)?;
     }
     Ok(merged::exit(&reported.jobs))
+}
+
+/// The events or the result in a job's directory, or those of the cells of a matrix. Any other path is a source itself.
+fn in_directory(path: &Path) -> Vec<PathBuf> {
+    let of_job = |path: &Path| {
+        let files = [EventsFile::NAME, RESULT].map(|name| path.join(name));
+        files.into_iter().find(|file| file.exists())
+    };
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let cells = fs_err::read_dir(path.join(report::CELLS)).into_iter().flatten().flatten();
+    let mut cells: Vec<PathBuf> = cells.filter_map(|cell| of_job(&cell.path())).collect();
+    cells.sort();
+    match of_job(path) {
+        None if !cells.is_empty() => cells,
+        found => vec![found.unwrap_or_else(|| path.join(RESULT))],
+    }
 }
 
 /// What the flight recorders of this machine know of jobs that were killed.
@@ -216,7 +238,7 @@ mod tests {
 
     use super::*;
     use crate::report::sample::{failing_job, reduce};
-    use crate::report::{EventsFile, Sink, prepare_out, write_all};
+    use crate::report::{Sink, prepare_out, write_all};
 
     fn recorded(out: &Path, events: usize) {
         prepare_out(out).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use crate::config::{self, AgentEnvironment};
-use crate::report::{Checkout, ReproducePlan};
+use crate::report::{CELLS, Checkout, ReproducePlan};
 use agent_fs::dir::DirHandle;
 use agent_process::{Command, ExitReason, interactive};
 use agent_types::error::{Error, Result};
@@ -24,8 +24,11 @@ const ENGINES: [&str; 2] = ["docker", "podman"];
 pub async fn command(args: Reproduce, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let source = if args.result.is_dir() { args.result.join("result.json") } else { args.result.clone() };
     if !source.exists() {
-        return Err(Error::usage(format!("`{}` does not exist", source.display()))
-            .hint("name the result.json of a job; its default directory is build-agent-out"));
+        let hint = match args.result.join(CELLS).is_dir() {
+            true => format!("name one cell of the matrix: {}/CELL", args.result.join(CELLS).display()),
+            false => "name the result.json of a job; its default directory is build-agent-out".to_owned(),
+        };
+        return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(hint));
     }
     let (summary, _) = read_summary(&source, None)?;
     let mut plan = ReproducePlan::of(&summary)?;

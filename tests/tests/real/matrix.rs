@@ -1,6 +1,6 @@
 //! A matrix with real BitBake on two releases.
 
-use build_agent_tests::{is_left_to_the_long_run, json};
+use build_agent_tests::json;
 use serde_json::Value;
 
 use crate::POKY;
@@ -10,7 +10,7 @@ const CELLS: [&str; 2] = ["kirkstone_qemux86_64", "scarthgap_qemux86_64"];
 
 /// A layer for kirkstone and scarthgap, whose branches of poky follow the release.
 fn fixture(test: &str) -> Option<Fixture> {
-    let fixture = Fixture::new(test, "meta-good", &[POKY])?;
+    let fixture = Fixture::long(test, "meta-good", &[POKY])?;
     let manifest = fixture.layer().join("build-agent.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
     let text = text
@@ -55,9 +55,6 @@ fn the_layers_of_two_releases_are_those_of_their_branches() {
 #[test]
 fn a_layer_passes_its_check_on_two_releases() {
     let test = "a_layer_passes_its_check_on_two_releases";
-    if is_left_to_the_long_run(test) {
-        return;
-    }
     let Some(fixture) = fixture(test) else { return };
     let small_world = format!("config.local_conf={SMALL_WORLD}");
     fixture.call(&["run", "--jobs", "2", "--set", &small_world]).assert_code(&[0]);

@@ -98,6 +98,14 @@ fn the_results_of_all_cells_are_one() {
         CELLS.iter().map(|id| cell(&sandbox, id).join("result.json").display().to_string()).collect();
     let merged = sandbox.call([&["report".to_owned(), "--format=text".to_owned()], &merged[..]].concat());
     merged.assert_code(&[1]);
+    let out = sandbox.out().display().to_string();
+    let merged = sandbox.call(["report", "--format=text", &out]);
+    merged.assert_code(&[1]);
+    merged.assert_says(&["meta-tested on kirkstone, cell kirkstone_qemuarm"]);
+    let printed = sandbox.call(["reproduce", &format!("{out}/cells/kirkstone_qemuarm")]);
+    printed.assert_code(&[0]);
+    printed.assert_says(&["--cell kirkstone_qemuarm", "[[repos.poky]]"]);
+    sandbox.call(["reproduce", &out]).assert_says(&["name one cell of the matrix"]);
 
     // One cell alone.
     let ran = sandbox.start({

@@ -39,7 +39,7 @@ impl ReportFormat {
 pub struct Report {
     #[command(subcommand)]
     pub command: Option<ReportCommand>,
-    /// events.jsonl or result.json; several of one change are merged: the worst verdict counts
+    /// events.jsonl, result.json or the directory with them; several of one change are merged: the worst verdict counts
     #[arg(required_unless_present = "cells", value_name = "SOURCE")]
     pub sources: Vec<PathBuf>,
     /// The job, where the source holds the merged events of several

@@ -68,7 +68,8 @@ pub fn job_name(job: &JobIdentity) -> String {
         Some(commit) => short_commit(commit),
         None => "not in git".to_owned(),
     };
-    format!("{} on {} ({commit})", sanitize_line(&job.name), sanitize_line(&job.release))
+    let cell = job.cell.as_ref().map(|cell| format!(", cell {}", sanitize_line(cell))).unwrap_or_default();
+    format!("{} on {}{cell} ({commit})", sanitize_line(&job.name), sanitize_line(&job.release))
 }
 
 fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {

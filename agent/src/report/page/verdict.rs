@@ -161,6 +161,7 @@ fn about(job: &Job) -> Markup {
         strong { (line(&identity.name)) }
         " on " strong { (line(&identity.release)) }
         @if !identity.machines.is_empty() { " for " strong { (line(&identity.machines.join(", "))) } }
+        @if let Some(cell) = &identity.cell { ", cell " strong { (line(cell)) } }
         @match &identity.commit {
             Some(commit) => { ", commit " code { (short_commit(commit)) } },
             None => ", not in git",

@@ -11,13 +11,15 @@ pub const INDEX: &str = "index.json";
 
 const IN_PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b'/');
 
-/// The prefix of a job: `<name>/<release>/<commit>[-dirty]/<build>`. Without git, the commit is `unversioned`.
+/// The prefix of a job: `<name>/<release>/<commit>[-dirty]/<build>`. Without git, the commit is `unversioned`. A cell of a
+/// matrix has its identifier in the place of the release: the cells of one build may have the same number.
 pub fn layout(job: &JobIdentity) -> String {
     let mut version = job.commit.clone().unwrap_or_else(|| "unversioned".into());
     if job.dirty {
         version.push_str("-dirty");
     }
-    [&job.name, &job.release, &version, &job.build].map(|part| segment(part)).join("/")
+    let configuration = job.cell.as_ref().unwrap_or(&job.release);
+    [&job.name, configuration, &version, &job.build].map(|part| segment(part)).join("/")
 }
 
 /// Encodes any text as one segment of a key, without `/` and never `.` or `..`.
@@ -61,6 +63,7 @@ mod tests {
             (job.clone(), "meta-x/scarthgap/0123abcd/17"),
             (JobIdentity { dirty: true, ..job.clone() }, "meta-x/scarthgap/0123abcd-dirty/17"),
             (JobIdentity { commit: None, ..job.clone() }, "meta-x/scarthgap/unversioned/17"),
+            (JobIdentity { cell: Some("c_1".into()), ..job.clone() }, "meta-x/c_1/0123abcd/17"),
             (hostile, "..%2F..%2Fetc/scarthgap/0123abcd/%2E%2E"),
             (JobIdentity { build: String::new(), ..job }, "meta-x/scarthgap/0123abcd/_"),
         ];
