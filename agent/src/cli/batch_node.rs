@@ -19,10 +19,10 @@ use agent_types::stage::Stage;
 use super::arguments::{BatchCell, Run, Warm};
 use super::base_rules::with_rules;
 use super::batch_cells::{BatchCells, batch_cells};
-use super::job::{self, request, with_release, with_rules_args};
+use super::job::{request, with_release, with_rules_args};
 use super::lock::resolve_cells;
 use super::output_dir::directory;
-use super::print;
+use super::{print, run};
 
 /// Maximum bytes of a result.
 const LARGEST: u64 = 64 << 20;
@@ -142,5 +142,5 @@ async fn run_pinned(mut run: Run, lock: &str, environment: &AgentEnvironment) ->
     // A job of an untrusted source reads it as the build user.
     file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
     run.pins = Some(file.path().to_owned());
-    job::run(run, environment).await
+    run::run(run, environment).await
 }

@@ -57,9 +57,10 @@ pub fn overlay(tree: &mut Node, cell: &Cell, problems: &mut Problems) {
     }
 }
 
-/// Reports flags that override a value of the cell: its identifier would say something else.
+/// Reports flags that override a value of the cell: its identifier would say something else. Other targets are a choice for
+/// one call, like `--only`: the caches of all cells are filled with them.
 pub fn reject_flags(tree: &Node, cell: &Cell, problems: &mut Problems) {
-    for Setting { key, node } in &cell.settings {
+    for Setting { key, node } in cell.settings.iter().filter(|setting| setting.key != "target") {
         let steps = path(key).unwrap_or_default();
         let path = steps.iter().fold(KeyPath::root(), |path, step| path.key(step));
         let place = tree.place(&path);
