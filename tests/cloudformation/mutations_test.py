@@ -35,7 +35,7 @@ MUTATIONS = {
     "cells list everything": (
         "batch", "Sid: ListTheBatches", "                Condition: {StringLike: {'s3:prefix': !Sub '${Kind}/${Name}/batches/*'}}\n", ""
     ),
-    "cells start builds": ("batch", "  BuildRole:", *added("codebuild:StartBuild", "!GetAtt Project.Arn")),
+    "cells start builds": ("batch", "  BuildRole:", *added("codebuild:StartBuild", "!GetAtt Logs.Arn")),
     "builds run with the role of the batch": ("batch", "  Project:", "!GetAtt BuildRole.Arn", "!GetAtt BatchRole.Arn"),
     "the batch is that of the source": ("batch", "  Project:", "        BuildSpec: |", "        Ignored: |"),
     "labs make requests": ("lab", "Sid: WriteLeasesAndResults", "requests/*/attempts/*'", "requests/*'"),

@@ -574,7 +574,8 @@ class Roles(unittest.TestCase):
             for bucket in (BUCKET, SHARE):
                 for action in ("s3:PutObject", "s3:DeleteObject"):
                     self.assertFalse(allows(role, action, f"{bucket}/{kind}/meta-x/batches/v1/x"))
-            self.assertTrue(allows(role, "codebuild:StartBuildBatch", "<Project.Arn>"))
+            own = f"arn:aws:codebuild:{ACCOUNT}:project/{stack.properties('Project')['Name']}"
+            self.assertTrue(allows(role, "codebuild:StartBuildBatch", own))
             other = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x-builds"
             for action in ("codebuild:StartBuildBatch", "codebuild:StopBuildBatch", "codebuild:StartBuild"):
                 self.assertFalse(allows(role, action, other))
