@@ -37,7 +37,7 @@ MUTATIONS = {
     ),
     "cells start builds": ("batch", "  BuildRole:", *added("codebuild:StartBuild", "!GetAtt Logs.Arn")),
     "builds run with the role of the batch": ("batch", "  Project:", "!GetAtt BuildRole.Arn", "!GetAtt BatchRole.Arn"),
-    "the batch is that of the source": ("batch", "  Project:", "        BuildSpec: |", "        Ignored: |"),
+    "a webhook starts the batch itself": ("batch", "  Project:", "      BuildBatchConfig:", "      Triggers: {Webhook: true}\n      BuildBatchConfig:"),
     "labs make requests": ("lab", "Sid: WriteLeasesAndResults", "requests/*/attempts/*'", "requests/*'"),
     "labs change images": ("lab", "Sid: WriteLeasesAndResults", "devices/v1/labs/*'", "devices/v1/*'"),
     "labs delete verdicts": ("lab", "Sid: RemoveWhatIsOver", "devices/v1/open/*'", "devices/v1/*'"),

@@ -82,7 +82,12 @@ impl CodeBuild {
 
     /// Refuses so many of the next requests.
     pub fn throttle(&self, times: u32) {
-        self.request("POST", "/_throttle", &json!({ "times": times }).to_string());
+        self.request("POST", "/_throttle", &json!({ "times": times, "drop": false }).to_string());
+    }
+
+    /// Closes the connections of so many of the next requests.
+    pub fn disconnect(&self, times: u32) {
+        self.request("POST", "/_throttle", &json!({ "times": times, "drop": true }).to_string());
     }
 
     /// Runs the failed builds of a batch again.

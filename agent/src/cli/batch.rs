@@ -69,7 +69,8 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
     };
     let source_version = source_version(args, &cells, environment);
     let start = StartBatch { project: name, source_version: &source_version, buildspec: &spec, token: &id };
-    let started = interrupt.or(codebuild::start(&start)).await.map_err(super::job::stopped)??;
+    // Not ended by a signal: a batch whose answer is lost could not be stopped.
+    let started = codebuild::start(&start).await?;
     print::line(format_args!("batch {id}: {} as {}", count(cells.cells.len() as u64, "cell"), started.id))?;
     let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
     let show = |line: &str| drop(print::line(format_args!("{line}")));

@@ -142,5 +142,6 @@ async fn run_pinned(mut run: Run, lock: &str, environment: &AgentEnvironment) ->
     // A job of an untrusted source reads it as the build user.
     file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
     run.pins = Some(file.path().to_owned());
-    run::run(run, environment).await
+    // On the heap: a whole job within another command is too large for the stack.
+    Box::pin(run::run(run, environment)).await
 }

@@ -179,8 +179,9 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
     agent_process::survive_signals();
     let environment = &head::with_commit(environment).await;
     match arguments.command {
-        Command::Run(run) => run::run(run, environment).await,
-        Command::Check(check) => run::check(check, environment).await,
+        // On the heap: the state of a job would fill the stack.
+        Command::Run(run) => Box::pin(run::run(run, environment)).await,
+        Command::Check(check) => Box::pin(run::check(check, environment)).await,
         Command::Plan(plan) => plan::command(plan, environment).await,
         Command::Dump(dump) => dump::command(dump, environment).await,
         Command::Lock(lock) => lock_definition::command(lock, environment).await,
@@ -200,7 +201,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             None => report::command(&report, environment),
         },
         Command::Lab(lab) => lab::command(lab.command, environment).await,
-        Command::Batch(batch) => batch::command(*batch, environment).await,
+        Command::Batch(batch) => Box::pin(batch::command(*batch, environment)).await,
         Command::Merge(merge) => merge::command(merge, environment).await,
         Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {

@@ -12,7 +12,7 @@ starts), `lost` (killed when it has begun, and FAULT), `timed-out` (the same wit
 the mark of a cell that has begun is looked for; `parallel`, how many builds run at once.
 
 `POST /_retry` runs the failed builds of a batch again, and those that depend on them, as RetryBuildBatch does. `POST
-/_throttle` refuses so many of the next requests. `GET /_state` returns the batches and the requests.
+/_throttle` refuses so many of the next requests; with `drop`, it closes their connections instead. `GET /_state` returns the batches and the requests.
 """
 
 import glob
@@ -41,7 +41,7 @@ ENDED = {"SUCCEEDED", "FAILED", "FAULT", "TIMED_OUT", "STOPPED"}
 lock = threading.RLock()
 batches, tokens, requests = {}, {}, []
 faults = dict(config.get("faults", {}))
-throttled = 0
+throttled, drops = 0, False
 running = {}
 
 
@@ -244,11 +244,11 @@ class Handler(loopback.Handler):
         self.answer(200, json.dumps(state).encode())
 
     def do_POST(self):
-        global throttled
+        global throttled, drops
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         with lock:
             if self.path == "/_throttle":
-                throttled = body["times"]
+                throttled, drops = body["times"], body["drop"]
                 return self.answer(200)
             if self.path == "/_retry":
                 retry(batches[body["id"]])
@@ -262,6 +262,8 @@ class Handler(loopback.Handler):
                     raise Refused("AccessDeniedException", "not signed, or of the wrong type")
                 if throttled:
                     throttled -= 1
+                    if drops:
+                        return self.connection.close()
                     raise Refused("ThrottlingException", "Rate exceeded")
                 answer = OPERATIONS[operation](body)
             except Refused as refused:

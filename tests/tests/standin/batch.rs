@@ -105,8 +105,13 @@ fn outcomes(all: [&str; 2]) -> Vec<(String, String)> {
 #[test]
 fn a_batch_is_one_result() {
     let Some(batches) = Batches::new("a_batch_is_one_result", &json!({})) else { return };
-    batches.codebuild.throttle(2);
-    let ran = batches.run();
+    batches.codebuild.throttle(1);
+    let mut running = batches.start();
+    running.wait_until("the pins are stored", || batches.stored("lock").len() == 1);
+    // The branch moves while the batch runs: all cells get the commit that was resolved before.
+    batches.sandbox.behaviour("bitbake-layers pass");
+    batches.codebuild.disconnect(4);
+    let ran = running.wait();
     batches.assert_code(&ran, &[0]);
     assert_eq!(batches.outcomes(), outcomes(["passed", "passed"]));
     for node in ["warm", "board_a", "board_b", "merge"] {
@@ -114,13 +119,56 @@ fn a_batch_is_one_result() {
             "{node:<7}  succeeded  https://console.aws.amazon.com/codesuite/codebuild/"
         )]);
     }
+    ran.assert_says(&["; retrying"]);
     assert_eq!(batches.codebuild.calls("StartBuildBatch"), 1);
     let result = json(&batches.sandbox.out().join("result.json"));
     assert_eq!((&result["exit"], result["units"].as_array().unwrap().len()), (&json!("passed"), 2));
     assert!(batches.sandbox.out().join("report.html").is_file());
     assert_eq!((batches.stored("lock").len(), batches.stored("memory.json").len()), (1, 1));
-    assert_eq!(batches.stored("results.json").len(), 1, "merge stores the reports of all cells");
+    let jobs = json(&batches.stored("results.json")[0])["jobs"].clone();
+    let lock = std::fs::read_to_string(&batches.stored("lock")[0]).unwrap();
+    for job in jobs.as_array().unwrap() {
+        let commit = job["repos"][0]["commit"].as_str().unwrap();
+        assert!(lock.contains(&format!("commit = \"{commit}\"")), "{commit} is not in {lock}");
+    }
+    assert_eq!(jobs.as_array().unwrap().len(), 2);
     batches.assert_no_build_runs();
+}
+
+/// A trusted batch with a share builds the targets of `--warm` once. A cell of a batch without pins does not run.
+#[test]
+fn warm_builds_what_the_cells_share() {
+    let Some(batches) = Batches::new("warm_builds_what_the_cells_share", &json!({})) else { return };
+    let share = batches.sandbox.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    let share = format!("cache.share={}", share.display());
+    let words = [
+        "batch",
+        "--project",
+        PROJECT,
+        "--interval",
+        "100ms",
+        "--trusted",
+        "--warm",
+        "hello",
+        "--set",
+        &share,
+    ];
+    let ran = batches.sandbox.start(batches.command(&words)).wait();
+    batches.assert_code(&ran, &[0]);
+    let logs = batches.codebuild.logs();
+    assert_eq!(logs.matches("warming the caches for board_a").count(), 1, "{logs}");
+    assert!(!logs.contains("warming the caches for board_b") && !logs.contains("warming for"), "{logs}");
+    assert!(logs.contains("hello"), "{logs}");
+    // A cell whose batch has no pins is an error.
+    let id = "20260102T030405Z-0f5d7e0c91b2a3d4";
+    let cell =
+        batches.sandbox.start(batches.command(&["batch", "cell", "--batch", id, "--cell", "board_a"])).wait();
+    cell.assert_code(&[4]);
+    cell.assert_says(&["the batch has no pins"]);
+    let merged = batches.merge(id);
+    merged.assert_says(&["the batch has no pins", "board_b: it has not run"]);
+    merged.assert_code(&[3]);
 }
 
 #[test]
