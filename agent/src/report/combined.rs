@@ -25,8 +25,10 @@ pub fn combined(jobs: &[Summary]) -> Summary {
     let outcomes = all.units.iter().filter_map(|unit| unit.outcome.as_ref());
     let worst = Outcome::worst(outcomes).cloned();
     let worst = worst.unwrap_or(Outcome::NotRun("there is no job".into()));
-    all.stages =
-        vec![StageResult { stage: Stage::Check, outcome: Some(worst), started: None, seconds: None }];
+    let stage = |stage, outcome| StageResult { stage, outcome: Some(outcome), started: None, seconds: None };
+    // A stage that is flaky is no proof that anything ran.
+    let ran = worst.is_success().then(|| stage(Stage::Checkout, Outcome::Passed));
+    all.stages = ran.into_iter().chain([stage(Stage::Check, worst)]).collect();
     all.errors = jobs.iter().filter_map(error).collect();
     (all.outcome, all.exit) = verdict::outcome(&all);
     all
