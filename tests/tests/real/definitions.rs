@@ -1,9 +1,11 @@
 //! Definitions of other tools with real BitBake.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use build_agent_tests::{commit, git};
+use build_agent_tests::{BUILD_USER, commit, copy_tree, git, skip};
 
 use crate::POKY;
 use crate::fixture::{Fixture, NARROW_BUILD, WITHOUT_PATCH_TOOLS, WITHOUT_TOOLCHAIN};
@@ -60,4 +62,139 @@ fn a_definition_of_kas_builds_with_sources_of_a_mirror() {
         published.contains("of-kas.txt") || result["artifacts"].to_string().contains("of-kas.txt"),
         "{published}"
     );
+}
+
+/// Variables that differ on purpose, by their beginnings.
+const MAY_DIFFER: [(&str, &[&str]); 5] = [
+    (
+        "the time and the process",
+        &["DATETIME", "TIME", "BB_CONSOLELOG", "BB_DEFAULT_EVENTLOG", "LOGFIFO", "BB_ORIGENV"],
+    ),
+    (
+        "the environment of BitBake",
+        &[
+            "HOME",
+            "LOGNAME",
+            "USER",
+            "PWD",
+            "PATH",
+            "XAUTHORITY",
+            "DEVSHELL",
+            "BB_ENV_PASSTHROUGH_ADDITIONS",
+            "GIT_CONFIG_",
+            "BB_CMDLINE",
+        ],
+    ),
+    ("the agent's clone has no branch, and a place of its own", &["METADATA_BRANCH", "BITBAKEPATH"]),
+    (
+        "what the agent sets for each job",
+        &[
+            "CONNECTIVITY_CHECK_URIS",
+            "BB_DISKMON_DIRS",
+            "BB_HASHSERVE",
+            "BB_SIGNATURE_HANDLER",
+            "BB_NUMBER_",
+            "PARALLEL_MAKE",
+            "BUILDSTATS_BASE",
+            "INHERIT",
+            "CONF_VERSION",
+            "LCONF_VERSION",
+            "POKY_BBLAYERS_CONF_VERSION",
+            "BBINCLUDED",
+            "PSEUDO_IGNORE_PATHS",
+            "FAKEROOT",
+        ],
+    ),
+    ("a set without an order", &["COMBINED_FEATURES"]),
+];
+
+/// The variables of `bitbake -e`, with equal names for the directories.
+fn variables(said: &str) -> BTreeMap<String, String> {
+    let variable = |line: &str| {
+        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once("=\"")?;
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "_:.+-~".contains(c);
+        name.chars().all(is_name).then(|| (name.to_owned(), value.trim_end_matches('"').to_owned()))
+    };
+    let mut all: BTreeMap<String, String> = said.lines().filter_map(variable).collect();
+    let get = |name: &str| all.get(name).cloned().unwrap_or_else(|| panic!("no {name} in {said}"));
+    let top = get("TOPDIR");
+    let layer =
+        get("BBLAYERS").split_whitespace().find(|layer| layer.ends_with("meta-deploy")).unwrap().to_owned();
+    let above = Path::new(&top).parent().unwrap().display().to_string();
+    let plain = |path: &str| path.replace(&format!("{top}/.."), &above);
+    let roots: Vec<(String, &str)> = [
+        (plain(&layer), "@LAYER@"),
+        (get("COREBASE"), "@CORE@"),
+        (get("DL_DIR"), "@DL@"),
+        (get("SSTATE_DIR"), "@SSTATE@"),
+        (top.clone(), "@TOP@"),
+    ]
+    .into();
+    for value in all.values_mut() {
+        let short = roots.iter().fold(plain(value), |value, (root, name)| value.replace(root, name));
+        *value = short.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    // kas sets empty variables, too.
+    all.retain(|_, value| !value.is_empty());
+    all
+}
+
+/// `bitbake -e` by kas itself, as the build user: BitBake does not run as root.
+fn by_kas(fixture: &Fixture) -> Option<String> {
+    let venv = std::env::var_os("BUILD_AGENT_TEST_KAS").map(PathBuf::from)?;
+    let packages = fs::read_dir(venv.join("lib")).ok()?.flatten().next()?.path().join("site-packages");
+    let (work, is_root) = (fixture.directory.path().join("kas"), nix::unistd::geteuid().is_root());
+    copy_tree(&fixture.layer(), &work.join("meta-deploy"));
+    let mut command = Command::new(if is_root { "setpriv" } else { "env" });
+    if is_root {
+        assert!(Command::new("chown").args(["-R", BUILD_USER]).arg(&work).status().unwrap().success());
+        command.args(["--reuid", BUILD_USER, "--regid", BUILD_USER, "--init-groups", "env"]);
+    }
+    command.args(["-i", "PATH=/usr/bin:/bin", "LANG=en_US.UTF-8", "LC_ALL=en_US.UTF-8"]);
+    command.arg(format!("PYTHONPATH={}", packages.display())).arg(format!("KAS_WORK_DIR={}", work.display()));
+    command
+        .args(["python3", "-m", "kas", "shell", "meta-deploy/kas.yml", "-c", "bitbake -e"])
+        .current_dir(&work);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("No module named") {
+        return None;
+    }
+    assert!(output.status.success(), "{said}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn bitbake_has_the_variables_that_kas_gives_it() {
+    let test = "bitbake_has_the_variables_that_kas_gives_it";
+    let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
+    let layer = fixture.layer();
+    fs::remove_file(layer.join("build-agent.toml")).unwrap();
+    let included = "header: {version: 14}\nmachine: qemuarm\nlocal_conf_header:\n  a: |\n    OF_PARTS ?= \"a\"\n    DISTRO_FEATURES:append = \" kas\"\n";
+    let text = format!(
+        "header:\n  version: 14\n  includes: [base.yml]\ndistro: poky\ntarget: deploy-files\nenv:\n  X_OF_KAS: two words\n\
+         local_conf_header:\n  b: |\n    OF_PARTS ?= \"b\"\n    INHERIT += \"rm_work\"\n\
+         repos:\n  meta-deploy:\n  poky:\n    url: {POKY}\n    branch: scarthgap\n    layers: {{meta: , meta-poky: {{prio: 3}}}}\n"
+    );
+    fs::write(layer.join("base.yml"), included).unwrap();
+    fs::write(layer.join("kas.yml"), text).unwrap();
+    commit(&layer, "A definition of kas");
+    let Some(kas) = by_kas(&fixture) else {
+        return skip(test, "no kas in $BUILD_AGENT_TEST_KAS for the python3 of the system (pip install kas)");
+    };
+    let ran = fixture.call(&["shell", "kas.yml", "--", "bitbake", "-e"]);
+    ran.assert_code(&[0]);
+    let (kas, agent) = (variables(&kas), variables(&ran.stdout));
+    assert_eq!((agent["OF_PARTS"].as_str(), agent["X_OF_KAS"].as_str()), ("a", "two words"));
+    let may_differ =
+        |name: &str| MAY_DIFFER.iter().any(|(_, names)| names.iter().any(|start| name.starts_with(start)));
+    let names: BTreeSet<&String> = kas.keys().chain(agent.keys()).collect();
+    let differences: Vec<String> = names
+        .iter()
+        .filter(|name| !may_differ(name) && kas.get(**name) != agent.get(**name))
+        .map(|name| format!("{name}: kas {:?}, agent {:?}", kas.get(*name), agent.get(*name)))
+        .collect();
+    println!("{} variables", names.len());
+    assert!(names.len() > 2000, "{}", names.len());
+    assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
 }
