@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod devcontainer;
 mod fixture;
 mod run;
 mod run_options;
