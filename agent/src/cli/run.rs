@@ -37,7 +37,7 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
         Loaded::Cells(request, cells) => {
             let words = cell_words("run", args.manifest.manifest.as_deref(), &request, &args.job, &selection);
             let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
-            return matrix::run(run, started, environment).await;
+            return Box::pin(matrix::run(run, started, environment)).await;
         }
     };
     job(&settings, &selection, started, args.job.output, environment).await
@@ -77,7 +77,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
             // Its stages are those of the command.
             let words = cell_words("check", None, &request, &args.job, &Selection::default());
             let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
-            return matrix::run(run, started, environment).await;
+            return Box::pin(matrix::run(run, started, environment)).await;
         }
     };
     job(&settings, &selection, started, args.job.output, environment).await
