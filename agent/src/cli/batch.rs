@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::batch::aws_batch::{self, Source};
 use crate::batch::codebuild::{self, CellBuild, Project, StartBatch};
 use crate::batch::compute::{self, ComputeType};
 use crate::batch::follow::{Ended, Follow, follow};
@@ -39,7 +40,7 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
     if args.manifest.cell.is_some() {
         return Err(Error::usage("a batch runs all cells").hint("run one with: build-agent run --cell ID"));
     }
-    if !args.print_spec {
+    if !args.print_spec && !args.print_jobs {
         OutputDir::invalidate(directory(args.manifest.common.out.as_deref())?)?;
     }
     let interrupt = Interrupt::new(None);
@@ -48,13 +49,15 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
     let ruled = with_rules(asked, &[], environment).await?;
     let id = key::new_id(SystemTime::now());
     let cells = batch_cells(&ruled.request, environment, &id).await?;
+    if args.print_jobs {
+        return print_jobs(args, &cells).await;
+    }
     let project = match (&args.project, args.print_spec) {
         (Some(name), _) => Some(allowed(codebuild::project(name).await?, name)?),
         (None, true) => None,
         (None, false) => {
-            return Err(Error::usage("--project is missing").hint(
-                "name the project of cloudformation/batch.yml, or print the buildspec with --print-spec",
-            ));
+            return Err(Error::usage("--project is missing")
+                .hint("name the project of cloudformation/batch.yml, or use --print-spec or --print-jobs"));
         }
     };
     let nodes = nodes(&cells, project.as_ref()).await?;
@@ -116,9 +119,16 @@ async fn nodes(cells: &BatchCells, project: Option<&Project>) -> Result<Vec<Node
         .into_iter()
         .flat_map(|project| project.compute_types.iter().filter_map(|name| ComputeType::from_name(name)))
         .collect();
+    let table = memory(cells).await;
+    graph::graph(&cells.cells, base, |cell| {
+        Some(compute::choose(base?, table.cells.get(&cell.id).copied(), &allowed))
+    })
+}
+
+/// What each cell needed in its last run. Without it, each cell gets the machine of the project.
+async fn memory(cells: &BatchCells) -> MemoryTable {
     let path = cells.store.key.memory();
-    // Without it, each cell gets the machine of the project.
-    let table = match cells.store.store.read_if_allowed(&path, MemoryTable::LARGEST).await {
+    match cells.store.store.read_if_allowed(&path, MemoryTable::LARGEST).await {
         Ok(bytes) => bytes.map(|bytes| MemoryTable::parse(&bytes)).unwrap_or_default(),
         Err(error) => {
             print::diagnostic(format_args!(
@@ -127,10 +137,15 @@ async fn nodes(cells: &BatchCells, project: Option<&Project>) -> Result<Vec<Node
             ));
             MemoryTable::default()
         }
-    };
-    graph::graph(&cells.cells, base, |cell| {
-        Some(compute::choose(base?, table.cells.get(&cell.id).copied(), &allowed))
-    })
+    }
+}
+
+/// Prints the batch for AWS Batch.
+async fn print_jobs(args: &Batch, cells: &BatchCells) -> Result<ExitStatus> {
+    let key = &cells.store.key;
+    let source = Source::new(&key.commit, args.source_version.as_deref(), args.rules.base.as_deref())?;
+    print::raw(&aws_batch::render(&key.id, &source, &cells.cells, &memory(cells).await)?)?;
+    Ok(ExitStatus::Passed)
 }
 
 /// Reports before the start what CodeBuild would refuse after it.

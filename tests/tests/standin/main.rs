@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod aws_batch;
 mod batch;
 mod bitbake_shim;
 mod build_causes;

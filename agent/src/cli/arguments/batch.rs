@@ -28,6 +28,9 @@ pub struct Batch {
     /// Print the buildspec of the batch, and start nothing
     #[arg(long)]
     pub print_spec: bool,
+    /// Print the input of the state machine of cloudformation/aws_batch.yml, and start nothing
+    #[arg(long, conflicts_with_all = ["project", "print_spec"])]
+    pub print_jobs: bool,
     /// What CodeBuild checks out: a commit, or pr/NUMBER [default: as this build of CodeBuild, else the commit]
     #[arg(long, value_name = "VERSION")]
     pub source_version: Option<String>,
