@@ -154,10 +154,8 @@ def run(batch, name, build):
             elif batch["status"] == "STOPPED":
                 killed = "STOPPED"
                 end(process, signal.SIGTERM)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    end(process, signal.SIGKILL)
+                wait_for_group(process, 60)
+                end(process, signal.SIGKILL)
             time.sleep(0.05)
         del running[build["id"]]
     build["code"] = process.returncode
@@ -169,6 +167,18 @@ def end(process, how):
         os.killpg(process.pid, how)
     except ProcessLookupError:
         pass
+
+
+def wait_for_group(process, seconds):
+    """The shell ends before the agent below it."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        process.poll()
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
 
 
 def schedule():
