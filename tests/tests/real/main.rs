@@ -18,6 +18,7 @@ mod desk;
 mod devices;
 mod fixture;
 mod guest;
+mod local_caches;
 mod matrix;
 mod more_checks;
 mod parse_cache;
