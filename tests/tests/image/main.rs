@@ -204,6 +204,26 @@ fn commands_and_flags_start_the_agent_and_others_are_executed() {
 }
 
 #[test]
+fn shells_of_every_user_complete_and_the_man_pages_are_there() {
+    need_image!("shells_of_every_user_complete_and_the_man_pages_are_there");
+    // Interactive shells read /etc/bash.bashrc. `_completion_loader` finds what bash finds when Tab is pressed.
+    let script = "_completion_loader build-agent; COMP_WORDS=(build-agent chec) COMP_CWORD=1; \
+                  _build__agent build-agent chec build-agent; echo \"<${COMPREPLY[*]}>\"";
+    for options in [&[][..], &["--user", "builder"], &["--user", "48611"]] {
+        let output = output_text(&run(options, &["bash", "-ic", script]));
+        assert!(output.contains("<check>"), "{options:?}\n{output}");
+    }
+    let files = [
+        "/usr/share/zsh/vendor-completions/_build-agent",
+        "/usr/share/fish/vendor_completions.d/build-agent.fish",
+        "/usr/share/man/man1/build-agent.1",
+        "/usr/share/man/man1/build-agent-check.1",
+    ];
+    let output = run(&[], &[&["grep", "--files-without-match", "build-agent"][..], &files[..]].concat());
+    assert_eq!(output_text(&output), "", "each file is there and is about the agent");
+}
+
+#[test]
 fn orphans_are_reaped() {
     need_image!("orphans_are_reaped");
     // The inner shell ends before its child, so PID 1 becomes the child's parent.
