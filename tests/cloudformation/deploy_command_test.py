@@ -224,7 +224,8 @@ class Command(Moto):
             if it["RoleName"].lower() == "awsserviceroleforecs":
                 iam.delete_role(RoleName=it["RoleName"])
         for block in blocks:
-            if "public_reports.yml" in block:
+            # Not in moto's CloudFormation: CloudFront, and the service-linked role of AWS Batch (see aws_batch_test).
+            if "public_reports.yml" in block or "aws_batch.yml" in block:
                 continue
             typed = "someone\ndckr_pat_1\n" if "read -r user" in block else "github_pat_1aB\n"
             script = f"set -euo pipefail\nsleep() {{ :; }}\n{block}"
@@ -233,7 +234,7 @@ class Command(Moto):
                 ["bash", "-c", script], env=environment, input=typed, capture_output=True, text=True, cwd=TOP
             )
             self.assertEqual(ran.returncode, 0, block + ran.stdout + ran.stderr)
-        stacks = {f"build-agent-{name}" for name in STACKS.values()}
+        stacks = {f"build-agent-{name}" for name in [*STACKS.values(), "meta-example-batch-prs"]}
         self.assertEqual(set(self.stacks(account)), stacks)
         secrets = {it["Name"] for it in account.client("secretsmanager").list_secrets()["SecretList"]}
         self.assertEqual(secrets, {"build-agent/github", "build-agent/dockerhub", "build-agent/meta-example"})

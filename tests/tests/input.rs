@@ -148,10 +148,11 @@ url = repo + "url='https://h/x'\n"
 branch = url + "branch='b'\n"
 validator.validate(tomllib.loads(branch))
 validator.validate(tomllib.loads(branch + "commit='%s'\n" % ("0" * 40)))
+validator.validate(tomllib.loads(url + "tag='t'\ncommit='%s'\n" % ("0" * 40)))
 validator.validate(tomllib.loads(repo + "path='../poky'\n"))
 for bad in [
     "", repo, url, branch.replace("name='x'", "name='a b'"), branch.replace("scarthgap", "Scarthgap"),
-    branch.replace("version=1", "version=2"), branch + "tag='t'\n", url + "tag='t'\ncommit='%s'\n" % ("0" * 40),
+    branch.replace("version=1", "version=2"), branch + "tag='t'\n", url + "tag='t'\ncommit='0'\n",
     url + "commit='abc'\n", branch + "path='x'\n", repo + "path='x'\nbranch='b'\n", branch + "layers=[]\n",
     branch + "layers=['a','a']\n", branch + "layer=['a']\n", branch + "[limits]\njob='4'\n",
     branch + "[config]\nmachines=['a b']\n", branch + "[check]\nbitbake_layers=['add-layer x']\n",

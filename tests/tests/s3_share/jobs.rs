@@ -352,7 +352,7 @@ fn a_job_publishes_to_a_real_server() {
     );
     let second = run();
     assert_eq!((&second["published"]["published"], &second["published"]["present"]), (&0.into(), &4.into()));
-    let local = sandbox.work().join("meta-tested-scarthgap/trusted/downloads/hello-1.0.tar.gz");
+    let local = sandbox.work().join("trusted/downloads/hello-1.0.tar.gz");
     let there = server.get("share", "cache/downloads/hello-1.0.tar.gz");
     assert!(there.is_some() && there == std::fs::read(local).ok());
 }

@@ -12,8 +12,14 @@ pub fn schema() -> Value {
     let mut schema = schema_of::<UnvalidatedManifest>();
     // An included file may have the required keys, and a matrix the release.
     if let Some(required) = schema.as_object_mut().and_then(|schema| schema.remove("required")) {
+        let of_matrix: Vec<Value> = required
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|key| if key == "release" { json!("matrix") } else { key.clone() })
+            .collect();
         schema["anyOf"] =
-            json!([{ "required": ["include"] }, { "required": ["matrix"] }, { "required": required }]);
+            json!([{ "required": ["include"] }, { "required": of_matrix }, { "required": required }]);
     }
     schema
 }
@@ -65,7 +71,11 @@ mod tests {
         let required = json!({ "required": ["version", "name", "release", "repos"] });
         assert_eq!(
             schema["anyOf"],
-            json!([{ "required": ["include"] }, { "required": ["matrix"] }, required])
+            json!([
+                { "required": ["include"] },
+                { "required": ["version", "name", "matrix", "repos"] },
+                required
+            ])
         );
         assert_eq!(schema["additionalProperties"], false);
         let releases = schema["properties"]["release"]["enum"].as_array().unwrap();
