@@ -4,10 +4,7 @@ use super::super::problem::{Diagnostic, Place, Problems};
 use super::super::tree::{Node, Value};
 use super::Setting;
 use super::combine::Axis;
-use super::overlay::{self, SHORT, name};
-
-const EXCLUDE: &str = "exclude";
-const INCLUDE: &str = "include";
+use super::overlay::{self, EXCLUDE, INCLUDE, SHORT, name};
 
 /// A matrix as it is written.
 #[derive(Debug, Default)]

@@ -96,6 +96,7 @@ fn mistakes_have_their_position() {
             "machines = ['a']",
             "f:2:1: [matrix] machines: `machines` is not an axis\n  hint: did you mean `machine`?",
         ),
+        ("exclud = [{ machine = 'a' }]", "`exclud` is not an axis\n  hint: did you mean `exclude`?"),
         ("name = ['a']", "`name` is not an axis\n  hint: "),
         ("repos.x.branch = ['a']", "f:2:1: [matrix] repos: `repos` is not an axis"),
         ("'matrix.x' = ['a']", "is a key of the matrix itself"),
