@@ -65,7 +65,7 @@ fn a_layer_passes_its_check_on_two_releases() {
         assert!(tests.len() >= 7, "{tests:?}");
     }
     // The second run has the answers of the first one.
-    fixture.call(&["run", "--set", &small_world]).assert_code(&[0]);
+    fixture.call(&["run", "--jobs", "2", "--set", &small_world]).assert_code(&[0]);
     for job in assert_both_passed(&fixture) {
         let outcomes = outcomes(&job);
         assert!(!outcomes.is_empty() && outcomes.iter().all(|outcome| *outcome == "hit"), "{outcomes:?}");
