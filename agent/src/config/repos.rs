@@ -79,7 +79,7 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
             _ => None,
         });
         let patches = one.patches(&names, around);
-        let signers = one.signers(&names, around);
+        let signers = one.signers(&name, &names, around);
         let of_this = layers.iter().filter(|(_, priority)| *priority != 0);
         all.priorities.extend(of_this.map(|(layer, priority)| ((name.clone(), layer.clone()), *priority)));
         let layers = layers.into_iter().map(|(layer, _)| layer).collect();
@@ -124,11 +124,11 @@ impl One<'_, '_> {
             .list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
     }
 
-    fn signers(&mut self, names: &[String], around: &Surroundings) -> Vec<Signer> {
+    fn signers(&mut self, own: &str, names: &[String], around: &Surroundings) -> Vec<Signer> {
         let path = self.path.key("signers");
         let raw = self.raw.signers.as_ref();
         self.check.not_empty(&path, raw, "omit `signers` if the repository need not be signed");
-        signers::signers(self.check, &path, raw, names, around.project_root)
+        signers::signers(self.check, &path, raw, own, names, around.project_root)
     }
 
     fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {

@@ -54,11 +54,12 @@ fn table<'t>(tree: &'t mut Node, path: &[&str]) -> Option<&'t mut Node> {
     })
 }
 
-/// A tag may move, and a commit that was a tag's is not on a branch.
+/// A tag may move, so only its commit stays. With signers it stays, too: the tag is signed, and not the commit.
 fn pin(table: &mut Node, commit: &str) {
     let place = table.place.clone();
     let Value::Table(entries) = &mut table.value else { return };
-    entries.retain(|entry| !["tag", "commit"].contains(&entry.key.as_str()));
+    let is_signed = entries.iter().any(|entry| entry.key == "signers");
+    entries.retain(|entry| entry.key != "commit" && (is_signed || entry.key != "tag"));
     let node = Node { place: place.clone(), text: String::new(), value: Value::String(commit.to_owned()) };
     entries.push(Entry { key: "commit".into(), place, node });
 }

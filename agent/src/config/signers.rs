@@ -15,11 +15,12 @@ use super::values;
 /// The largest file of keys, in bytes.
 pub const LARGEST: u64 = 1 << 20;
 
-/// The signers of a repository. `names` are those of the repositories.
+/// The signers of the repository `own`. `names` are those of all repositories.
 pub fn signers(
     check: &mut Validator,
     path: &KeyPath,
     raw: Option<&Vec<UnvalidatedSigner>>,
+    own: &str,
     names: &[String],
     project_root: &ProjectRoot,
 ) -> Vec<Signer> {
@@ -33,6 +34,12 @@ pub fn signers(
         };
         let Some(text) = text else { continue };
         match source(text, names, project_root) {
+            Ok(KeySource::Repo { repo, .. }) if repo == own && fingerprint.is_none() => {
+                let mistake = Diagnostic::new(format!("`{text}` is a key of the repository that it signs"));
+                let hint =
+                    "name a key of another repository or beside the manifest, or give its `fingerprint`";
+                check.value(&place, mistake.hint(hint));
+            }
             Ok(source) => signers.push(Signer { name: text.to_owned(), source, fingerprint }),
             Err(mistake) => check.value(&place, mistake),
         }

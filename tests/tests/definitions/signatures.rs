@@ -144,7 +144,7 @@ fn a_repository_has_to_be_signed_by_one_of_its_signers() {
     signed("mallory");
     check(&[of_both], Err(&refused("keys/bob.pub or keys/alice.asc")));
 
-    // A tag is signed by itself.
+    // The signature of a tag is its own.
     let tag = |name: &str| {
         format!(
             r#"repos.poky={{ url = "file://{}", tag = "{name}", layers = ["meta", "meta-poky"], signers = ["keys/bob.pub"] }}"#,
@@ -158,6 +158,10 @@ fn a_repository_has_to_be_signed_by_one_of_its_signers() {
     check(&[&tag("good")], Ok("tag good is signed with keys/bob.pub"));
     check(&[&tag("other")], Err("tag other of"));
     check(&[&tag("light")], Err("tag light of"));
+    git(&upstream, ["tag", "newer", "good"]);
+    check(&[&tag("newer")], Err("`refs/tags/newer` is the signed tag `good` under another name"));
+    check(&[r#"repos.poky.signers=["poky:key.asc"]"#], Err("is a key of the repository that it signs"));
+    check(&[r#"repos.poky.signers=[{ fingerprint = "SHA256:x" }]"#], Err("`key`"));
     check(&[r#"repos.poky.signers=["keys/none.asc"]"#], Err("cannot read the key `keys/none.asc`"));
     check(&[r#"repos.poky.signers=["build-agent.toml"]"#], Err("is neither an OpenPGP public key nor"));
 }

@@ -1,5 +1,4 @@
-//! Verifies signatures of commits and tags with the keys that are allowed, and with no other: each key has a keyring of
-//! its own.
+//! Verifies signatures of commits and tags. Only the allowed keys count: each one has a separate keyring.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +40,8 @@ pub enum SignedObject<'a> {
 /// The first key that signed the object. `home` is an empty directory that only the agent's user can read.
 ///
 /// # Errors
-/// Machine, if git or the program that verifies cannot run.
+/// Machine, if git or the program that verifies cannot run. Usage, if a tag's object has the name of another tag: a server
+/// could show an old signed tag as a new one.
 pub async fn signer<'k>(
     git: &Git<'_>,
     path: &Path,
@@ -52,7 +52,12 @@ pub async fn signer<'k>(
     for (number, key) in keys.iter().enumerate() {
         let keyring = Keyring::of(key, home.join(number.to_string()))?;
         match keyring.verify(git, path, object).await {
-            Ok(said) if key.is_of(&said) => return Ok(Some(key)),
+            Ok(output) if key.has_signed(&output) => {
+                if let SignedObject::Tag(tag) = object {
+                    has_own_name(git, path, tag).await?;
+                }
+                return Ok(Some(key));
+            }
             Ok(_) => {}
             Err(Failure::Error(error)) => return Err(error),
             Err(Failure::Git { said, .. }) => {
@@ -64,6 +69,21 @@ pub async fn signer<'k>(
         }
     }
     Ok(None)
+}
+
+/// Verifies that the object of a tag has the tag's name: the name in the object is signed, that of the reference is not.
+async fn has_own_name(git: &Git<'_>, path: &Path, tag: &str) -> Result<()> {
+    let listed = git.local(path, ["for-each-ref", "--format=name %(tag)", tag]).await;
+    let listed = listed.map_err(|failure| match failure {
+        Failure::Error(error) => error,
+        Failure::Git { .. } => Error::machine(format!("git cannot read `{tag}`")),
+    })?;
+    let name = listed.lines().find_map(|line| line.strip_prefix("name ")).unwrap_or_default();
+    if tag.strip_prefix("refs/tags/") == Some(name) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("`{tag}` is the signed tag `{name}` under another name"))
+        .hint("name the tag as its signer did"))
 }
 
 impl PublicKey {
@@ -90,11 +110,11 @@ impl PublicKey {
         Ok(PublicKey { name, content, fingerprint })
     }
 
-    /// Whether the signature has the fingerprint, if there is one.
-    fn is_of(&self, said: &str) -> bool {
+    /// Whether git's output about a good signature has the fingerprint, if one is required.
+    fn has_signed(&self, output: &str) -> bool {
         let Some(wanted) = &self.fingerprint else { return true };
         let plain = |text: &str| text.replace(' ', "").trim_start_matches("0x").to_owned();
-        let found = said.lines().flat_map(|line| match line.strip_prefix("[GNUPG:] VALIDSIG ") {
+        let found = output.lines().flat_map(|line| match line.strip_prefix("[GNUPG:] VALIDSIG ") {
             // The key that signed, and the primary key that it belongs to.
             Some(fields) => {
                 let fields: Vec<&str> = fields.split_whitespace().collect();
@@ -167,10 +187,10 @@ impl Keyring {
         Ok(Keyring(home))
     }
 
-    /// What git prints about a good signature.
+    /// Git's output about a good signature.
     async fn verify(&self, git: &Git<'_>, path: &Path, object: SignedObject<'_>) -> Result<String, Failure> {
         let signers = format!("gpg.ssh.allowedSignersFile={}", self.0.join("allowed_signers").display());
-        // The site's programs and keys do not count.
+        // Programs and keys of other git configuration are not used.
         let mut args: Vec<&str> = Vec::new();
         for pair in [
             "gpg.program=gpg",
