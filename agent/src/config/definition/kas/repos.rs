@@ -140,6 +140,7 @@ impl<'a> Reader<'a> {
     /// A directory: the checkout itself, or one in the work directory.
     fn local(&mut self, name: &str, layers: Layers, repos: &mut Repos) {
         let entry = self.entry;
+        self.reject_signed();
         let directory = match self.own("path").and_then(Node::as_text) {
             None => self.around.top.to_owned(),
             Some(path) => values::normal(&self.around.work_dir.join(path)),
@@ -148,12 +149,10 @@ impl<'a> Reader<'a> {
             |path: &Path| fs_err::canonicalize(path).is_ok_and(|real| real == self.around.checkout);
         // A second repository that is the checkout is a directory like any other.
         if repos.checkout.is_none() && (directory == self.around.checkout || is_checkout(&directory)) {
-            self.is_not_signed();
             repos.under_test.extend(layers);
             repos.checkout = Some(name.to_owned());
             return;
         }
-        self.is_not_signed();
         let mut table = Table::new(&entry.place);
         let place = self.own("path").map_or(&entry.place, |path| &path.place);
         table.add("path", build::text(directory.display().to_string(), place));
@@ -291,19 +290,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Of a local directory, no signature is verified.
-    fn is_not_signed(&mut self) {
-        if let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) {
+    /// The key `signed`, if the repository must be signed.
+    fn signed(&self) -> Option<&'a Node> {
+        self.own("signed").filter(|signed| signed.value == Value::Boolean(true))
+    }
+
+    /// Reports a local directory that must be signed.
+    fn reject_signed(&mut self) {
+        if let Some(signed) = self.signed() {
             let mistake = Diagnostic::new("signatures of a local directory are not verified");
             self.fault(&signed.place, "signed", mistake.hint("name its repository by `url`"));
         }
     }
 
-    /// The keys of `allowed_signers`, if the repository has to be signed.
+    /// The keys of `allowed_signers`, if the repository must be signed.
     fn signers(&mut self, repos: &Repos, table: &mut Table) {
-        let Some(signed) = self.own("signed").filter(|signed| signed.value == Value::Boolean(true)) else {
-            return;
-        };
+        let Some(signed) = self.signed() else { return };
         let named = match self.own("allowed_signers").map(|node| &node.value) {
             Some(Value::Array(named)) if !named.is_empty() => named.as_slice(),
             _ => {
