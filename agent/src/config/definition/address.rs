@@ -1,5 +1,8 @@
 //! Addresses of repositories in the notations of other tools.
 
+use url::Url;
+
+use super::super::lock;
 use super::super::tree::Node;
 use super::build;
 
@@ -23,8 +26,29 @@ pub fn url(text: &str) -> String {
     }
 }
 
+/// The URL of an address that no file of the user has, such as that of a clone: a credential in it must not get into a
+/// manifest. `None`, if it is no URL.
+pub fn without_credentials(text: &str) -> Option<Url> {
+    let url = Url::parse(&url(text)).ok()?;
+    Url::parse(&lock::without_credentials(&url)).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn credentials_of_a_clone_are_removed() {
+        for (text, wanted) in [
+            ("https://ci:secret@host/a.git", Some("https://host/a.git")),
+            ("https://token@host/a.git", Some("https://host/a.git")),
+            ("git@host:a.git", Some("ssh://git@host/a.git")),
+            ("ssh://git:secret@host/a.git", Some("ssh://git@host/a.git")),
+            ("../a.git", None),
+        ] {
+            let found = super::without_credentials(text).map(String::from);
+            assert_eq!(found.as_deref(), wanted, "{text}");
+        }
+    }
+
     #[test]
     fn short_forms_become_urls() {
         for (text, wanted) in [

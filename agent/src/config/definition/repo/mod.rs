@@ -12,14 +12,15 @@ use super::super::paths;
 use super::super::problem::{Diagnostic, Place, Problems};
 use super::build::{self, Table};
 use super::setup::{add_layers, own_layer};
-use super::{Parts, Surroundings, Tree};
+use super::{Parts, Surroundings, Tree, address};
 
 use projects::Projects;
 use xml::Element;
 
-/// The deepest chain of includes, as in repo, and the most files.
+/// The deepest chain of includes, as in repo, the most files, and the most bytes of all files.
 const DEEPEST: usize = 8;
 const MOST: usize = 100;
+const MOST_BYTES: usize = 1 << 20;
 
 /// Whether the file is one of repo, by its name.
 pub fn is_manifest(file: &Path) -> bool {
@@ -52,13 +53,14 @@ pub fn translate(
     if !problems.is_empty() {
         return parts;
     }
-    let projects = Projects::read(&elements, around, origin, problems);
+    let origin = origin.and_then(address::without_credentials);
+    let projects = Projects::read(&elements, around, origin.as_ref(), problems);
     let place = elements.first().map_or(start, |element| element.place.clone());
     let mut manifest = Table::new(&place);
     manifest.add("version", build::integer(1, &place));
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     manifest.add("name", build::text(paths::sanitised(&stem), &place));
-    manifest.add("repos", projects.table(around, origin, &mut parts.notices, problems).node());
+    manifest.add("repos", projects.table(around, origin.as_ref(), &mut parts.notices, problems).node());
     add_layers(&mut manifest, own_layer(around, &place), &place);
     parts.notices.push(format!(
         "{} names repositories and no layers: those that a job needs are named by --set 'repos.NAME.layers=[\"…\"]'",
@@ -89,6 +91,8 @@ impl Reader<'_> {
             Some(format!("`{shown}` is included through more than {DEEPEST} files"))
         } else if self.files.len() >= MOST {
             Some(format!("includes more than {MOST} files"))
+        } else if self.text.len() > MOST_BYTES {
+            Some(format!("includes more than {MOST_BYTES} bytes"))
         } else {
             None
         };

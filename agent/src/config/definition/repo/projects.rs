@@ -1,5 +1,6 @@
 //! The projects of a manifest of `repo`, with what other elements change in them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use url::Url;
@@ -11,17 +12,9 @@ use super::super::address;
 use super::super::build::{self, Table};
 use super::xml::Element;
 
-/// Elements that say nothing about repositories.
-const IGNORED: [&str; 8] = [
-    "notice",
-    "repo-hooks",
-    "superproject",
-    "contactinfo",
-    "manifest-server",
-    "annotation",
-    "remote",
-    "default",
-];
+/// Elements without effect on the repositories.
+const IGNORED: [&str; 6] =
+    ["notice", "repo-hooks", "superproject", "contactinfo", "manifest-server", "annotation"];
 
 /// One repository.
 #[derive(Clone, Debug)]
@@ -67,11 +60,11 @@ impl Projects {
     pub fn read(
         elements: &[Element],
         around: &Surroundings,
-        origin: Option<&str>,
+        origin: Option<&Url>,
         problems: &mut Problems,
     ) -> Projects {
         let mut reader = Reader { projects: Projects::default(), problems };
-        // Servers and defaults count for the whole manifest.
+        // Servers and defaults apply to the whole manifest.
         for element in elements {
             match element.name.as_str() {
                 "remote" => reader.remote(element),
@@ -84,6 +77,7 @@ impl Projects {
                 "project" => reader.project(element, None),
                 "extend-project" => reader.extend(element),
                 "remove-project" => reader.remove(element),
+                "remote" | "default" => {}
                 name if IGNORED.contains(&name) => {}
                 name => {
                     let mistake =
@@ -94,7 +88,7 @@ impl Projects {
         }
         let mut projects = reader.projects;
         projects.choose(around);
-        projects.leave_out_own(origin);
+        projects.remove_own(origin);
         projects
     }
 
@@ -102,17 +96,18 @@ impl Projects {
     pub fn table(
         &self,
         around: &Surroundings,
-        origin: Option<&str>,
+        origin: Option<&Url>,
         notices: &mut Vec<String>,
         problems: &mut Problems,
     ) -> Table {
         let place = self.projects.first().map(|project| project.place.clone());
         let place = place.unwrap_or_else(|| Place::File { file: "".into(), line: 1, column: 1 });
         let mut table = Table::new(&place);
+        let mut named: BTreeMap<String, &Project> = BTreeMap::new();
         for name in &self.own {
             notices.push(format!("project {name} is the checkout itself"));
         }
-        for project in &self.projects {
+        for (project, name) in self.projects.iter().zip(self.names()) {
             if !project.files.is_empty() {
                 notices.push(format!(
                     "{}: files that repo would link or copy are not made: {}",
@@ -128,7 +123,12 @@ impl Projects {
             for (key, value) in project.reference() {
                 repo.add(key, build::text(value, &project.place));
             }
-            table.add(&self.name(project), repo.node());
+            table.add(&name, repo.node());
+            if let Some(other) = named.insert(name.clone(), project) {
+                let mistake = Diagnostic::new(format!("`{name}` is also the name of project {}", other.name));
+                let mistake = mistake.hint("give one of them another `path`");
+                problems.add(project.place.clone(), Some("project".into()), mistake);
+            }
         }
         if !around.choice.is_empty() {
             notices.push(format!("the projects are those of the groups {}", around.choice.join(", ")));
@@ -136,39 +136,35 @@ impl Projects {
         table
     }
 
-    /// The last part of the path, or all of it where two projects have the same.
-    fn name(&self, project: &Project) -> String {
+    /// The names of the repositories: the last part of the path, or all of it where two projects have the same last part.
+    fn names(&self) -> Vec<String> {
         let last = |project: &Project| {
             let last = Path::new(&project.path).file_name();
             last.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
-        let name = last(project);
-        let is_unique = self.projects.iter().filter(|other| last(other) == name).count() == 1;
-        paths::sanitised(if is_unique { &name } else { &project.path })
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for project in &self.projects {
+            *counts.entry(last(project)).or_default() += 1;
+        }
+        let name = |project: &Project| {
+            let name = last(project);
+            paths::sanitised(if counts.get(&name) == Some(&1) { &name } else { &project.path })
+        };
+        self.projects.iter().map(name).collect()
     }
 
-    fn url(&self, project: &Project, origin: Option<&str>) -> Result<String, Diagnostic> {
+    fn url(&self, project: &Project, origin: Option<&Url>) -> Result<String, Diagnostic> {
         let remote = self.remotes.iter().find(|remote| remote.name == project.remote);
         let Some(remote) = remote else {
             return Err(Diagnostic::new(format!("no `remote` is named `{}`", project.remote)));
         };
-        let fetch = remote.fetch.trim_end_matches('/');
-        let is_relative = fetch.split('/').all(|part| part == "." || part == "..");
-        let base = match is_relative {
-            false => address::url(fetch),
-            true => {
-                let unknown = || {
-                    Diagnostic::new(format!(
-                        "the address of `{}` is relative to that of the repository of the manifest, which is not known",
-                        remote.name
-                    ))
-                    .hint("clone that repository with git, so that it has a remote `origin`")
-                };
-                let origin = origin.map(address::url).and_then(|origin| Url::parse(&origin).ok());
-                // As repo joins them: the last part of the path is replaced.
-                origin.and_then(|origin| origin.join(fetch).ok()).ok_or_else(unknown)?.into()
-            }
-        };
+        let base = base(&remote.fetch, origin).ok_or_else(|| {
+            Diagnostic::new(format!(
+                "the address of `{}` is relative to that of the repository of the manifest, which is not known",
+                remote.name
+            ))
+            .hint("clone that repository with git, so that it has a remote `origin`")
+        })?;
         Ok(format!("{}/{}", base.trim_end_matches('/'), project.name))
     }
 
@@ -182,7 +178,7 @@ impl Projects {
                 "default" => !project.groups.iter().any(|group| group == "notdefault"),
                 _ => project.groups.iter().any(|own| own == group),
             };
-            // The last word that names a group of the project counts.
+            // The last word that names a group of the project decides.
             words.iter().fold(false, |is_in, word| match word.strip_prefix('-') {
                 Some(group) => is_in && !has(group),
                 None => is_in || has(word),
@@ -191,9 +187,9 @@ impl Projects {
     }
 
     /// The manifest may lie in a repository that it names.
-    fn leave_out_own(&mut self, origin: Option<&str>) {
+    fn remove_own(&mut self, origin: Option<&Url>) {
         let plain = |url: &str| url.trim_end_matches('/').trim_end_matches(".git").to_owned();
-        let Some(own) = origin.map(|origin| plain(&address::url(origin))) else { return };
+        let Some(own) = origin.map(|origin| plain(origin.as_str())) else { return };
         let is_own: Vec<bool> = self
             .projects
             .iter()
@@ -270,7 +266,7 @@ impl Reader<'_> {
             *slot = slot.take().or(value);
         }
         if differs {
-            let mistake = Diagnostic::new("another `default` says otherwise");
+            let mistake = Diagnostic::new("contradicts another `default`");
             self.fault(&element.place, "default", mistake);
         }
     }
@@ -286,8 +282,8 @@ impl Reader<'_> {
         };
         let mut groups = words(element.get("groups"));
         groups.extend([format!("name:{name}"), format!("path:{path}")]);
-        let remote = element.get("remote").or(outer.map(|outer| outer.remote.as_str()));
-        let Some(remote) = remote.map(str::to_owned).or_else(|| self.projects.remote.clone()) else {
+        let remote = element.get("remote").map(str::to_owned);
+        let Some(remote) = remote.or_else(|| self.projects.remote.clone()) else {
             let mistake = Diagnostic::new("has no `remote`, and there is no default");
             return self.fault(&element.place, "project", mistake);
         };
@@ -301,17 +297,8 @@ impl Reader<'_> {
             return self.fault(&element.place, "project", mistake);
         };
         let upstream = element.get("upstream").map(str::to_owned).or_else(|| self.projects.upstream.clone());
-        let mut project = Project {
-            name,
-            path,
-            remote,
-            revision,
-            upstream,
-            groups,
-            place: element.place.clone(),
-            files: Vec::new(),
-        };
-        project.files = files(element);
+        let (place, files) = (element.place.clone(), files(element));
+        let project = Project { name, path, remote, revision, upstream, groups, place, files };
         if self.projects.projects.iter().any(|other| other.path == project.path) {
             let mistake = Diagnostic::new(format!("another project has the path `{}`", project.path));
             self.fault(&element.place, "project", mistake);
@@ -361,6 +348,16 @@ impl Reader<'_> {
     }
 }
 
+/// The address of a server. `None`, if it is relative and that of the manifest is not known.
+fn base(fetch: &str, origin: Option<&Url>) -> Option<String> {
+    let url = address::url(fetch.trim_end_matches('/'));
+    match Url::parse(&url) {
+        // As repo joins them: the last part of the path is replaced.
+        Err(url::ParseError::RelativeUrlWithoutBase) => Some(origin?.join(&url).ok()?.into()),
+        _ => Some(url),
+    }
+}
+
 fn unknown(name: &str) -> Diagnostic {
     Diagnostic::new(format!("no project `{name}` comes before it"))
 }
@@ -374,4 +371,27 @@ fn words(text: Option<&str>) -> Vec<String> {
 fn files(element: &Element) -> Vec<String> {
     let files = element.children.iter().filter(|file| ["linkfile", "copyfile"].contains(&file.name.as_str()));
     files.filter_map(|file| Some(format!("{} -> {}", file.get("src")?, file.get("dest")?))).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_relative_to_that_of_the_manifest() {
+        let origin = Url::parse("https://host/group/manifests/default").unwrap();
+        for (fetch, alone, joined) in [
+            ("https://far/git/", Some("https://far/git"), "https://far/git"),
+            ("git@far:group", Some("ssh://git@far/group"), "ssh://git@far/group"),
+            ("/srv/git", Some("file:///srv/git"), "file:///srv/git"),
+            ("..", None, "https://host/group/"),
+            ("../..", None, "https://host/"),
+            ("../mirrors", None, "https://host/group/mirrors"),
+            ("mirrors", None, "https://host/group/manifests/mirrors"),
+        ] {
+            assert_eq!(base(fetch, None).as_deref(), alone, "{fetch}");
+            assert_eq!(base(fetch, Some(&origin)).as_deref(), Some(joined), "{fetch}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
-//! Reads XML into elements with positions. The file may be a stranger's: its depth and its number of elements are bounded,
-//! and only the entities that XML itself defines are replaced.
+//! Reads XML into elements with positions. The file is untrusted: its depth and its number of elements are bounded, and
+//! only the entities that XML itself defines are replaced.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quick_xml::Reader;
@@ -12,7 +11,7 @@ use super::super::super::problem::Place;
 const DEEPEST: usize = 16;
 const MOST: usize = 10_000;
 
-/// An element. Texts and comments are left out.
+/// An element. Texts and comments are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
     pub name: String,
@@ -31,16 +30,14 @@ impl Element {
     fn new(start: &BytesStart, place: Place) -> Result<Element, String> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let name = text(start.name().as_ref());
-        let (mut attributes, mut seen) = (Vec::new(), BTreeSet::new());
+        let mut attributes = Vec::new();
+        // The reader rejects an attribute that is there twice.
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| format!("`{name}`: {error}"))?;
             let key = text(attribute.key.as_ref());
             let value = text(&attribute.value);
             let value =
                 quick_xml::escape::unescape(&value).map_err(|error| format!("`{name}` {key}: {error}"))?;
-            if !seen.insert(key.clone()) {
-                return Err(format!("`{name}` has {key} twice"));
-            }
             attributes.push((key, value.into_owned()));
         }
         Ok(Element { name, place, attributes, children: Vec::new() })
@@ -100,7 +97,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Element, (Place, String)> {
     }
 }
 
-/// The line and the column of a byte; bytes are asked for in order.
+/// The line and the column of a byte. Calls must be in the order of the bytes.
 struct Position<'t> {
     text: &'t str,
     byte: usize,
@@ -152,8 +149,8 @@ mod tests {
             ("", "m.xml:1:1 has no element"),
         ] {
             let (place, why) = parse("m.xml", text.as_bytes()).unwrap_err();
-            let said = format!("{place} {why}");
-            assert!(said.contains(wanted), "{said}");
+            let message = format!("{place} {why}");
+            assert!(message.contains(wanted), "{message}");
         }
         assert!(parse("m.xml", b"<a>\xff</a>").is_err());
     }
