@@ -214,6 +214,21 @@ fn a_local_repository_needs_no_fetch() {
 }
 
 #[test]
+fn a_file_of_a_repository_does_not_change_the_matrix() {
+    let elsewhere = Checkout::new(&[("base.toml", &format!("{BASE}[matrix]\nmachine = ['qemuarm']\n"))]);
+    for matrix in ["", "[matrix]\ndistro = ['poky']\n"] {
+        let top = format!(
+            "{}{matrix}[repos.rules]\npath = '{}'\n",
+            TOP.replace("ci/base.toml", "rules:base.toml"),
+            elsewhere.path().display()
+        );
+        let cell = Some("poky".to_owned()).filter(|_| !matrix.is_empty());
+        let found = said(with(&top, &[]).load_with(&Request { cell, ..Request::default() }, &[]));
+        assert!(found.contains("a file of a repository must not change the matrix"), "{found}");
+    }
+}
+
+#[test]
 fn a_downloaded_manifest_includes_no_local_file() {
     let checkout = with("", &[("ci/base.toml", BASE)]);
     let request =

@@ -89,6 +89,14 @@ pub fn read(
     loop {
         let mut found = Problems::default();
         let mut included = include::read(top.clone(), project_root, &available, &mut found);
+        if !available.is_empty() {
+            let mut foreign = Problems::default();
+            cell::reject_foreign_matrix(&top, &included.tree, project_root, &mut foreign);
+            if !foreign.is_empty() {
+                problems.append(foreign);
+                return Ok(None);
+            }
+        }
         let mut tree = included.tree.clone();
         let cell = cell::of_request(&tree, request, &mut found)?;
         if let Some(cell) = &cell {
@@ -113,9 +121,6 @@ pub fn read(
             return Ok(Some(Loaded::Needs(wanted.git)));
         }
         if wanted.local.is_empty() {
-            if !available.is_empty() {
-                cell::reject_foreign_matrix(&top, &included.tree, project_root, &mut found);
-            }
             problems.append(found);
             return Ok(Some(Loaded::Ready(whole(bytes, project_root, included, tree, available))));
         }

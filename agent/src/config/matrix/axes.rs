@@ -134,7 +134,7 @@ impl Reader<'_> {
         tables
     }
 
-    /// What is excluded has to exist: otherwise it is a typing error, and a cell runs that nobody wants.
+    /// Excluded values must exist: a misspelt one would exclude nothing.
     fn exists(&mut self, setting: &Setting, axes: &[Axis]) {
         let Some(axis) = axes.iter().find(|axis| axis.key == setting.key) else {
             let names: Vec<&str> = axes.iter().map(|axis| axis.key.as_str()).collect();

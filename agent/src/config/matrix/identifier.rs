@@ -17,8 +17,8 @@ const FIRST: [&str; 4] = ["release", "machine", "distro", "target"];
 /// Longer ones are shortened, because a cell's build directory has its name.
 const LONGEST: usize = 48;
 
-/// Nodes of a batch build that are no cells.
-const RESERVED: [&str; 2] = ["warm", "merge"];
+/// Nodes of a batch build that are no cells, and the end of the name of the directory that cells share in CI.
+const RESERVED: [&str; 3] = ["warm", "merge", "cells"];
 
 /// The identifiers of the combinations, in their order. An identifier depends on the cell's own values; only cells whose
 /// values read alike also get a digest.

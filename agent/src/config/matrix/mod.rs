@@ -68,9 +68,10 @@ pub fn take(tree: &mut Node) -> Option<Node> {
 
 /// The cells of a matrix, in the order of its axes. Reports what is wrong with it.
 pub fn cells(matrix: &Node, problems: &mut Problems) -> Vec<Cell> {
-    let before = problems.sorted().len();
-    let read = axes::read(matrix, problems);
-    if problems.sorted().len() > before {
+    let mut found = Problems::default();
+    let read = axes::read(matrix, &mut found);
+    if !found.is_empty() {
+        problems.append(found);
         return Vec::new();
     }
     let mut problem = |mistake: Diagnostic| {
@@ -89,6 +90,7 @@ pub fn cells(matrix: &Node, problems: &mut Problems) -> Vec<Cell> {
         many if many > MOST_CELLS => {
             let message = format!("has {many} cells; at most {MOST_CELLS} are allowed");
             problem(Diagnostic::new(message).hint("split it into several manifests, or exclude more"));
+            return Vec::new();
         }
         _ => {}
     }

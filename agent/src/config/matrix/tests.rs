@@ -62,6 +62,7 @@ fn identifiers_are_valid_readable_and_unique() {
     for (text, wanted) in [
         ("release = ['scarthgap']\n", &["scarthgap"][..]),
         ("'repos.meta-x.branch' = ['main', 'next/5.0']\nmachine = ['m']\n", &["m_main", "m_next_5_0"]),
+        ("distro = ['cells']\n", &["cells_0"]),
         ("target = ['core-image-minimal', 'virtual/kernel']\n", &["core_image_minimal", "virtual_kernel"]),
         ("'repos.bitbake.branch' = ['2.8']\n", &["cell_2_8"]),
         ("'build.targets' = [['a', 'b'], ['c']]\n", &["a_b", "c"]),
