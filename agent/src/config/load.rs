@@ -242,13 +242,8 @@ fn settings(
     };
     let lock = lock_file::lock_file(&project_root);
     let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
-    let layers_store = match paths.shares_caches() {
-        true => paths.caches.join("layers"),
-        false => paths.work.with_file_name("layers"),
-    };
-    let local = (&paths, release.name);
     let (cache, cache_notices) =
-        shared::cache(&sections.cache, trust, env.source_commit(), layers_store, local);
+        shared::cache(&sections.cache, trust, env.source_commit(), &paths, release.name);
     let destination = sections.destination.as_ref().filter(|_| only.is_none());
     let (kms_key_id, may_publish) = (sections.kms_key_id.as_deref(), rules.closed.is_none());
     let place = ResultPlace::of(&cache, destination, kms_key_id, may_publish, sections.report_url.as_deref());

@@ -6,7 +6,7 @@ use agent_types::error::{Error, Result};
 use agent_types::release::Release;
 use agent_yocto::path_rules::{self, PathUse};
 
-use super::environment::{AgentEnvironment, LocalCache};
+use super::environment::{AgentEnvironment, CACHE, LocalCache};
 use super::github_actions::WORKSPACE;
 use super::manifest;
 use super::request::Request;
@@ -147,7 +147,7 @@ pub fn resolve(
 }
 
 /// The directory of the local caches that the jobs of this user share; `None` if each job has its own. In CI that is the
-/// default: jobs of strangers may run on the same machine.
+/// default: jobs of other repositories may run on the same machine.
 ///
 /// # Errors
 /// If BitBake would reject it, or it is not configured.
@@ -158,7 +158,7 @@ pub fn shared_caches(work_dir: Option<&Path>, env: &AgentEnvironment, cwd: &Path
         None => self::work_dir(work_dir, env, cwd).map(Some),
         Some(LocalCache::Directory(directory)) => {
             let directory = values::normal(&cwd.join(directory));
-            is_text("BUILD_AGENT_CACHE", &directory)?;
+            is_text(CACHE, &directory)?;
             let real = path_rules::resolved(&directory);
             let fault =
                 [&directory, &real].into_iter().find_map(|path| path_rules::fault(path, PathUse::Build));
@@ -166,7 +166,7 @@ pub fn shared_caches(work_dir: Option<&Path>, env: &AgentEnvironment, cwd: &Path
                 None => Ok(Some(directory)),
                 Some(fault) => {
                     let shown = directory.display().to_string();
-                    Err(Error::usage(format!("the directory of BUILD_AGENT_CACHE, {shown:?}, {fault}"))
+                    Err(Error::usage(format!("the directory of {CACHE}, {shown:?}, {fault}"))
                         .hint("name another directory, or write `off`: then each job has caches of its own"))
                 }
             }

@@ -29,8 +29,8 @@ pub fn cache(
     words: &RawCache,
     trust: Trust,
     commit: Option<&str>,
-    layers: PathBuf,
-    (paths, release): (&Paths, &str),
+    paths: &Paths,
+    release: &str,
 ) -> (Cache, Vec<String>) {
     let location = words.share.clone().filter(|_| words.access != Access::Off);
     let share = location.map(|location| match location {
@@ -41,7 +41,7 @@ pub fn cache(
         downloads: PathBuf::new(),
         sstate: PathBuf::new(),
         hash_database: PathBuf::new(),
-        layers,
+        layers: paths.layers(),
         trust: trust.clone(),
         commit: commit.map(str::to_owned),
         share,

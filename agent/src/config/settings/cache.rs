@@ -136,9 +136,9 @@ impl Settings {
     #[must_use]
     pub fn with_own_caches(&self) -> Settings {
         let work = self.paths.work.clone();
-        let layers = work.with_file_name("layers");
         let paths = Paths { caches: work, ..self.paths.clone() };
-        let cache = Cache { layers, ..self.cache.clone() }.in_directory(&paths, self.release.name);
+        let cache =
+            Cache { layers: paths.layers(), ..self.cache.clone() }.in_directory(&paths, self.release.name);
         Settings { paths, cache, ..self.clone() }
     }
 }

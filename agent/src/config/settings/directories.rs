@@ -11,7 +11,7 @@ use agent_types::tiers::{TieredShare, Trust};
 /// ```text
 /// caches/               caches that the jobs of one user share: --work-dir, or what BUILD_AGENT_CACHE names; else work/
 ///   sstate/ downloads/ signatures/ leases/ …
-///                       the layout of a share ([`Share`]), for sources that nobody vouches for
+///                       the layout of a share ([`Share`]), for untrusted sources of no pull request
 ///   pr/<N>/ trusted/    the same of pull request N and of trusted sources: what an untrusted build left behind must
 ///                       not be published by a trusted one
 ///   layers/             layer checkouts by commit; without shared caches, in --work-dir
@@ -67,6 +67,11 @@ impl Paths {
     /// The throw-away build directory in which BitBake computes what layers depend on.
     pub fn dependencies(&self) -> PathBuf {
         self.work.join("dependencies")
+    }
+
+    /// The store of layer checkouts.
+    pub fn layers(&self) -> PathBuf {
+        if self.shares_caches() { self.caches.join("layers") } else { self.work.with_file_name("layers") }
     }
 
     /// Whether other jobs use the same local caches.
