@@ -75,8 +75,9 @@ fn read(path: &Path) -> Result<Commits> {
 /// The commits of a lock.
 pub fn of_lock(lock: &Lock) -> Commits {
     let at = |(name, locked): (&str, &config::lock::Locked)| {
-        // One of several pins has its branch or tag in its name.
-        let wanted = locked.branch.as_ref().or(locked.tag.as_ref()).filter(|_| lock.pins(name).len() > 1);
+        // One of several pins has its branch, tag or commit in its name.
+        let wanted = locked.branch.as_ref().or(locked.tag.as_ref()).unwrap_or(&locked.commit);
+        let wanted = Some(wanted).filter(|_| lock.pins(name).len() > 1);
         let name = wanted.map_or(name.to_owned(), |wanted| format!("{name} ({wanted})"));
         (name, At { url: Some(locked.url.clone()), commit: locked.commit.clone() })
     };

@@ -96,9 +96,8 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
 /// # Errors
 /// As [`resolve`]; also if two cells were loaded with different commits of one branch.
 pub async fn resolve_cells(cells: &[(Cell, Settings)], environment: &AgentEnvironment) -> Result<Lock> {
-    let jobs: Vec<Settings> = cells.iter().map(|(_, settings)| settings.clone()).collect();
-    let Some(first) = jobs.first() else { return Ok(Lock::default()) };
-    let sources = sources(&jobs)?;
+    let Some((_, first)) = cells.first() else { return Ok(Lock::default()) };
+    let sources = sources(cells.iter().map(|(_, settings)| settings))?;
     let mut lock = Lock::default();
     if sources.iter().all(|(_, source)| source.locked.is_some() || !floats(source)) {
         for (name, source) in &sources {
@@ -124,9 +123,9 @@ fn wanted(source: &GitSource) -> &str {
 ///
 /// # Errors
 /// Upstream, if jobs that want the same were loaded with different commits: a branch has moved in between.
-fn sources(jobs: &[Settings]) -> Result<Vec<(String, GitSource)>> {
+fn sources<'a>(jobs: impl IntoIterator<Item = &'a Settings>) -> Result<Vec<(String, GitSource)>> {
     let mut sources: Vec<(String, GitSource)> = Vec::new();
-    for repo in jobs.iter().flat_map(|job| &job.repos) {
+    for repo in jobs.into_iter().flat_map(|job| &job.repos) {
         let RepoSource::Git(source) = &repo.source else { continue };
         let is_same = |(name, known): &&mut (String, GitSource)| {
             *name == repo.name && known.url == source.url && known.wanted == source.wanted
@@ -150,7 +149,7 @@ fn moved_meanwhile(name: &str, one: &str, other: &str) -> Error {
         Class::Upstream,
         format!("{name} moved from {one} to {other} while the cells of the matrix were read"),
     )
-    .hint("start again; build-agent.lock pins it for good: build-agent lock")
+    .hint("run the command again, or pin the branch: build-agent lock")
 }
 
 /// Resolves the sources outside of a job.
@@ -282,7 +281,7 @@ mod tests {
         let lock = async |names: Option<&[String]>, previous: &[String]| {
             let previous = |name: &str, _: &GitSource| previous.get(usize::from(name == "two")).cloned();
             let pins = resolve(
-                &sources(std::slice::from_ref(&job)).unwrap(),
+                &sources([&job]).unwrap(),
                 &job.checkout,
                 &bench.runner,
                 &bench.access,
@@ -335,7 +334,7 @@ mod tests {
             let repos = vec![repo("up", RepoSource::Git(up.source(wanted.clone())), &[])];
             let job = settings(&bench, "scarthgap", repos);
             let pins = resolve(
-                &sources(std::slice::from_ref(&job)).unwrap(),
+                &sources([&job]).unwrap(),
                 &job.checkout,
                 &bench.runner,
                 &bench.access,
