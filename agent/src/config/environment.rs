@@ -188,8 +188,8 @@ impl AgentEnvironment {
         AgentEnvironment { git_sites: sites, ..self }
     }
 
-    /// The environment of a child that is this program as well, and the text that it reads from its standard input: the
-    /// secrets of the file, which this process has deleted.
+    /// The environment of a child process that runs this program, and the text for its standard input: the secrets of the
+    /// file, which this process has deleted.
     pub fn for_agent(&self) -> (Vec<(OsString, OsString)>, Vec<u8>) {
         let mut variables = whole();
         variables.retain(|(name, _)| name != SECRETS_FILE);

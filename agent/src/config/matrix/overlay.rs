@@ -2,7 +2,7 @@
 
 use super::super::flags;
 use super::super::old_keys;
-use super::super::problem::{Diagnostic, KeyPath, Problems};
+use super::super::problem::{Diagnostic, KeyPath, Problems, bare_or_quoted};
 use super::super::tree::{Node, Value};
 use super::combine::Combination;
 use super::{Cell, KEY, Setting};
@@ -70,7 +70,8 @@ pub fn reject_flags(tree: &Node, cell: &Cell, problems: &mut Problems) {
         let place = tree.place(&path);
         if place.is_flag() && !node.place.is_flag() {
             let mistake = Diagnostic::new(format!("the matrix sets `{key}`"));
-            let hint = format!("choose a cell with --cell, or override the axis: --set 'matrix.{key}=[…]'");
+            let axis = bare_or_quoted(key);
+            let hint = format!("choose a cell with --cell, or override the axis: --set 'matrix.{axis}=[…]'");
             problems.add(place, Some(tree.name(&path)), mistake.hint(hint));
         }
     }

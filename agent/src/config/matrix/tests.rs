@@ -62,7 +62,7 @@ fn identifiers_are_valid_readable_and_unique() {
     for (text, wanted) in [
         ("release = ['scarthgap']\n", &["scarthgap"][..]),
         ("'repos.meta-x.branch' = ['main', 'next/5.0']\nmachine = ['m']\n", &["m_main", "m_next_5_0"]),
-        ("distro = ['cells']\n", &["cells_0"]),
+        ("distro = ['cells']\n", &["cells_68591307"]),
         ("target = ['core-image-minimal', 'virtual/kernel']\n", &["core_image_minimal", "virtual_kernel"]),
         ("'repos.bitbake.branch' = ['2.8']\n", &["cell_2_8"]),
         ("'build.targets' = [['a', 'b'], ['c']]\n", &["a_b", "c"]),
@@ -135,6 +135,19 @@ fn mistakes_have_their_position() {
     };
     assert!(read(&format!("[matrix]\n{}", many(3))).1.contains("has 1000 cells; at most 256 are allowed"));
     assert!(read(&format!("[matrix]\n{}", many(60))).1.contains("has more than 4096 combinations"));
+}
+
+#[test]
+fn a_flag_does_not_override_a_value_of_the_cell() {
+    let mut problems = Problems::default();
+    let text = "[matrix]\n'repos.x.branch' = ['a']\n[repos.x]\nbranch = 'b'\n";
+    let mut tree = parse("f", text, &mut problems).unwrap();
+    let cell = cells(tree.child(KEY).unwrap(), &mut problems).remove(0);
+    overlay(&mut tree, &cell, &mut problems);
+    super::super::flags::apply(&mut tree, &["repos.x.branch=c".to_owned()], &mut problems);
+    reject_flags(&tree, &cell, &mut problems);
+    let message = problems.to_string();
+    assert!(message.contains("--set 'matrix.\"repos.x.branch\"=[…]'"), "{message}");
 }
 
 /// A generator of numbers, the same in every run.
