@@ -63,7 +63,7 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     }
     let commits: Vec<(&str, &str)> =
         pins.iter().map(|(float, commit)| (float.key.as_str(), *commit)).collect();
-    let written = locks.with(&commits);
+    let written = locks.updated(&commits);
     for (key, commit) in commits {
         let place = written.external.iter().find(|(external, _)| external == key);
         match place {

@@ -14,12 +14,12 @@ use super::{Fetched, build};
 /// The first format of kas with `overrides.repos.ID.commit`.
 const KAS_VERSION: i64 = 14;
 
-/// Whose locks they are.
+/// The tool that reads a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockFormat {
-    /// `kas.lock.yml` beside `kas.yml`.
+    /// kas: `kas.lock.yml` for `kas.yml`.
     Kas,
-    /// `sources-fixed-revisions.json` of bitbake-setup.
+    /// bitbake-setup: `sources-fixed-revisions.json`.
     Setup,
 }
 
@@ -28,7 +28,7 @@ pub enum LockFormat {
 pub struct LockFile {
     pub format: LockFormat,
     pub path: PathBuf,
-    /// For messages.
+    /// Its name in messages.
     pub shown: String,
     /// Whether it lies in a repository that the definition includes files of: it is not written.
     pub is_external: bool,
@@ -56,9 +56,9 @@ pub struct Locks {
     pub floats: Vec<Float>,
 }
 
-/// What is written.
+/// The texts of changed locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct LockUpdate {
     pub files: Vec<(PathBuf, String)>,
     /// The pins that cannot be replaced: key, file.
     pub external: Vec<(String, String)>,
@@ -172,8 +172,8 @@ impl Locks {
 
     /// The files with these commits, by key: each lock that pins the repository gets the new commit, as in kas. A pin that
     /// is new goes into the lock of the first file.
-    pub fn with(&self, commits: &[(&str, &str)]) -> Written {
-        let mut written = Written::default();
+    pub fn updated(&self, commits: &[(&str, &str)]) -> LockUpdate {
+        let mut written = LockUpdate::default();
         let mut files = self.files.clone();
         let mut changed = vec![false; files.len()];
         for (key, commit) in commits {
@@ -243,7 +243,7 @@ mod tests {
         let files = vec![top, file("b.lock.yml", inner, false), file("r:c.lock.yml", outer, true)];
         let locks = Locks { files, floats: Vec::new() };
         assert_eq!((locks.pinned("a"), locks.pinned("c")), (Some("1"), None));
-        let written = locks.with(&[("a", "3"), ("b", "4"), ("no", "5")]);
+        let written = locks.updated(&[("a", "3"), ("b", "4"), ("no", "5")]);
         assert_eq!(written.external, [("b".to_owned(), "r:c.lock.yml".to_owned())]);
         assert_eq!(written.files.len(), 2);
         assert_eq!(
@@ -254,7 +254,7 @@ mod tests {
             written.files[1].1,
             "header:\n  version: 14\noverrides:\n  repos:\n    a:\n      commit: \"3\"\n      branch: \"x\"\n"
         );
-        assert_eq!(locks.with(&[("a", "1"), ("b", "2")]), Written::default());
+        assert_eq!(locks.updated(&[("a", "1"), ("b", "2")]), LockUpdate::default());
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         let old = "{sources: {a: {path: p, git-remote: {rev: '1', branch: x}}}}";
         let locks =
             Locks { files: vec![file("sources-fixed-revisions.json", old, false)], floats: Vec::new() };
-        let written = locks.with(&[("a", "2"), ("b", "3")]);
+        let written = locks.updated(&[("a", "2"), ("b", "3")]);
         let wanted = serde_json::json!({ "sources": {
             "a": { "path": "p", "git-remote": { "rev": "2", "branch": "x" } },
             "b": { "git-remote": { "rev": "3" } },

@@ -239,7 +239,7 @@ impl Loader<'_> {
     }
 }
 
-/// Takes the pins that are being replaced out of a lock.
+/// Removes the pins that are being replaced from a lock.
 fn remove_pins(config: &mut Node, updates: Option<&[String]>) {
     let pins = config.child_mut("overrides").and_then(|overrides| overrides.child_mut("repos"));
     if let Some(Value::Table(pins)) = pins.map(|pins| &mut pins.value) {
