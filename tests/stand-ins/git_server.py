@@ -5,17 +5,20 @@ LFS protocol that a download needs. Usage: git_server.py ROOT; prints its port, 
 import base64
 import json
 import os
-import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+sys.dont_write_bytecode = True
+import loopback
+from git_backend import answer_git
 
 ROOT = sys.argv[1]
 # `USER:PASSWORD`, if the server wants one.
 WANTED = os.environ.get("GIT_SERVER_CREDENTIALS", "")
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(loopback.Handler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -27,58 +30,24 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self, body):
         wanted = "Basic " + base64.b64encode(WANTED.encode()).decode()
         if WANTED and self.headers.get("Authorization") != wanted:
-            return self.reply(401, b"", [("WWW-Authenticate", 'Basic realm="x"')])
+            return self.answer(401, WWW_Authenticate='Basic realm="x"')
         path, _, query = self.path.partition("?")
         if path.endswith("/info/lfs/objects/batch"):
             return self.batch(path, json.loads(body))
         if "/lfs-objects/" in path:
             with open(ROOT + path, "rb") as file:
-                return self.reply(200, file.read(), [])
-        self.backend(path, query, body)
+                return self.answer(200, file.read())
+        answer_git(self, ROOT, path, query, body)
 
     def batch(self, path, request):
-        top = "http://" + self.headers["Host"] + path.removesuffix("/info/lfs/objects/batch")
         objects = []
         for one in request["objects"]:
-            known = os.path.exists(ROOT + path.removesuffix("/info/lfs/objects/batch") + "/lfs-objects/" + one["oid"])
-            part = {"actions": {"download": {"href": top + "/lfs-objects/" + one["oid"]}}}
+            file = path.removesuffix("/info/lfs/objects/batch") + "/lfs-objects/" + one["oid"]
+            download = {"actions": {"download": {"href": "http://" + self.headers["Host"] + file}}}
             missing = {"error": {"code": 404, "message": "not found"}}
-            objects.append({**one, **(part if known else missing)})
+            objects.append(one | (download if os.path.exists(ROOT + file) else missing))
         text = json.dumps({"transfer": "basic", "objects": objects}).encode()
-        self.reply(200, text, [("Content-Type", "application/vnd.git-lfs+json")])
-
-    def backend(self, path, query, body):
-        environment = {
-            "PATH": os.environ["PATH"],
-            "GIT_PROJECT_ROOT": ROOT,
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "REQUEST_METHOD": self.command,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-        }
-        said = subprocess.run(["git", "http-backend"], input=body, env=environment, stdout=subprocess.PIPE)
-        head, _, content = said.stdout.partition(b"\r\n\r\n")
-        fields = [line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line]
-        status = next((int(value.split()[0]) for name, value in fields if name == "Status"), 200)
-        self.reply(status, content, [(name, value) for name, value in fields if name != "Status"])
-
-    def reply(self, status, content, fields):
-        self.send_response(status)
-        for name, value in fields:
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+        self.answer(200, text, Content_Type="application/vnd.git-lfs+json")
 
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -9,13 +9,12 @@ nor the S3 client retries. If FAILURES is `index`, only the first two requests f
 refused, but a write among them is executed, as if its response were lost.
 """
 
-import os
-import subprocess
 import sys
 import threading
 
 sys.dont_write_bytecode = True
 import loopback
+from git_backend import answer_git
 
 PORT_FILE, REQUESTS, DIRECTORY, FAILURES = sys.argv[1:]
 objects, lock, left = {}, threading.Lock(), [2 if FAILURES == "index" else int(FAILURES)]
@@ -38,33 +37,11 @@ class Answers(loopback.Handler):
                 print(self.command, self.path, "refused" if refused else "", file=requests)
         path, _, query = self.path.partition("?")
         if path.startswith("/git/"):
-            self.answer(404) if refused else self.git(path.removeprefix("/git"), query, body)
+            self.answer(404) if refused else answer_git(self, DIRECTORY, path.removeprefix("/git"), query, body)
         elif refused:
             self.answer(403, b"<Error><Code>AccessDenied</Code><Message>refused</Message></Error>")
         else:
             self.bucket(path, body)
-
-    def git(self, path, query, body):
-        environment = {
-            "PATH": os.environ["PATH"],
-            "GIT_PROJECT_ROOT": DIRECTORY,
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
-            "REQUEST_METHOD": self.command,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-        }
-        ran = subprocess.run(["git", "http-backend"], env=environment, input=body, stdout=subprocess.PIPE)
-        head, _, content = ran.stdout.partition(b"\r\n\r\n")
-        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        status = int(headers.pop("Status", "200").split()[0])
-        self.answer(status, content, **headers)
 
     def bucket(self, path, body):
         if self.command == "PUT":

@@ -223,7 +223,6 @@ def retry(batch):
     for _ in batch["groups"]:
         again |= {name for name, it in batch["groups"].items() if set(it["node"].get("depend-on", [])) & again}
     for name in again:
-        batch["groups"][name]["retried"] = batch["groups"][name]["builds"]
         batch["groups"][name]["builds"] = []
     batch["status"] = "IN_PROGRESS"
 
