@@ -35,16 +35,16 @@ class Job:
 class Pool:
     machines: int
     queue_limit: int
-    patience: float  # seconds in the queue
+    queue_timeout: float  # seconds
     queue: deque = field(default_factory=deque)
     running: int = 0
     longest_queue: int = 0
     busy: float = 0.0  # seconds of all machines
 
 
-def pool(machines, queue_factor=5, patience=480 * 60):
+def codebuild_pool(machines, queue_factor=5, queue_timeout=480 * 60):
     """A compute type of CodeBuild: the queue has five times as many places as there are machines."""
-    return Pool(machines, queue_factor * machines, patience)
+    return Pool(machines, queue_factor * machines, queue_timeout)
 
 
 class Simulation:
@@ -52,50 +52,50 @@ class Simulation:
 
     def __init__(self, pools, project_limit=None, after=lambda job: ()):
         self.pools, self.project_limit, self.after = pools, project_limit, after
-        self.jobs, self.in_project, self.of_change = [], Counter(), {}
+        self.jobs, self.in_project, self.newest = [], Counter(), {}
         self.events, self.order = [], itertools.count()
-        self.now = self.area = 0.0  # the area below the number of jobs in the system
+        self.now = self.area = 0.0  # area: the integral of `present`, the number of jobs in the system, over time
         self.present = self.most_running = 0
 
     def run(self, jobs):
         for job in jobs:
             self.at(job.arrives, "arrive", job)
         while self.events:
-            time, _, what, job = heapq.heappop(self.events)
+            time, _, handler, job = heapq.heappop(self.events)
             self.area += self.present * (time - self.now)
             self.now = time
-            getattr(self, what)(job)
+            getattr(self, handler)(job)
         return self
 
-    def at(self, time, what, job):
-        heapq.heappush(self.events, (time, next(self.order), what, job))
+    def at(self, time, handler, job):
+        heapq.heappush(self.events, (time, next(self.order), handler, job))
 
     def arrive(self, job):
         self.jobs.append(job)
-        place = self.pools[job.pool]
+        pool = self.pools[job.pool]
         if job.change is not None:
-            older = self.of_change.get(job.change)
+            older = self.newest.get(job.change)
             if older is not None and older.end is None:
                 self.leave(older, "superseded")
-            self.of_change[job.change] = job
+            self.newest[job.change] = job
         full = self.project_limit is not None and self.in_project[job.project] >= self.project_limit
-        waits = place.running >= place.machines
-        if full or (waits and len(place.queue) >= place.queue_limit):
+        waits = pool.running >= pool.machines
+        if full or (waits and len(pool.queue) >= pool.queue_limit):
             job.ends, job.end = self.now, "rejected"
             return
         self.present += 1
         self.in_project[job.project] += 1
         if waits:
-            place.queue.append(job)
-            place.longest_queue = max(place.longest_queue, len(place.queue))
-            self.at(self.now + place.patience, "lose_patience", job)
+            pool.queue.append(job)
+            pool.longest_queue = max(pool.longest_queue, len(pool.queue))
+            self.at(self.now + pool.queue_timeout, "time_out", job)
         else:
             self.start(job)
 
     def start(self, job):
-        place = self.pools[job.pool]
-        place.running += 1
-        self.most_running = max(self.most_running, place.running)
+        pool = self.pools[job.pool]
+        pool.running += 1
+        self.most_running = max(self.most_running, pool.running)
         job.starts = self.now
         self.at(self.now + job.seconds, "finish", job)
 
@@ -105,22 +105,22 @@ class Simulation:
             for caused in self.after(job):
                 self.at(self.now, "arrive", caused)
 
-    def lose_patience(self, job):
+    def time_out(self, job):
         if job.starts is None and job.end is None:
             self.leave(job, "timed-out")
 
     def leave(self, job, end):
-        place = self.pools[job.pool]
+        pool = self.pools[job.pool]
         job.ends, job.end = self.now, end
         self.present -= 1
         self.in_project[job.project] -= 1
         if job.starts is None:
-            place.queue.remove(job)
+            pool.queue.remove(job)
             return
-        place.running -= 1
-        place.busy += job.ran()
-        while place.queue and place.running < place.machines:
-            self.start(place.queue.popleft())
+        pool.running -= 1
+        pool.busy += job.ran()
+        while pool.queue and pool.running < pool.machines:
+            self.start(pool.queue.popleft())
 
     def ends(self):
         return Counter(job.end for job in self.jobs)

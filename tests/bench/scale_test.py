@@ -6,11 +6,12 @@ import random
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 TOP = Path(__file__).resolve().parent.parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(TOP / "bench"))
-from queueing import Job, Simulation, peak, pool, quantile  # noqa: E402
+from queueing import Job, Simulation, codebuild_pool, peak, quantile  # noqa: E402
 
 
 def load_scale():
@@ -39,9 +40,9 @@ def cases():
     """Simulations with all limits, busy and idle."""
     for seed in range(20):
         for machines in (1, 4, 30):
-            for changes, limit, patience in ((0, None, 1e9), (40, None, 60.0), (0, 5, 1e9), (40, 3, 20.0)):
+            for changes, limit, queue_timeout in ((0, None, 1e9), (40, None, 60.0), (0, 5, 1e9), (40, 3, 20.0)):
                 jobs = random_jobs(seed, 400, 0.5, 15.0, changes)
-                yield Simulation({"p": pool(machines, 2, patience)}, limit).run(jobs)
+                yield Simulation({"p": codebuild_pool(machines, 2, queue_timeout)}, limit).run(jobs)
 
 
 class Queues(unittest.TestCase):
@@ -63,30 +64,30 @@ class Queues(unittest.TestCase):
         for sim in cases():
             times = sum(job.ends - job.arrives for job in sim.jobs)
             self.assertAlmostEqual(sim.area, times, delta=1e-6 * times)
-            place = sim.pools["p"]
-            self.assertAlmostEqual(place.busy, sum(job.ran() for job in sim.jobs), delta=1e-6 * place.busy)
+            pool = sim.pools["p"]
+            self.assertAlmostEqual(pool.busy, sum(job.ran() for job in sim.jobs), delta=1e-6 * pool.busy)
 
     def test_no_limit_is_exceeded(self):
         for sim in cases():
-            place = sim.pools["p"]
-            self.assertLessEqual(sim.most_running, place.machines)
-            self.assertLessEqual(place.longest_queue, place.queue_limit)
+            pool = sim.pools["p"]
+            self.assertLessEqual(sim.most_running, pool.machines)
+            self.assertLessEqual(pool.longest_queue, pool.queue_limit)
             events = [(job.starts, 1) for job in sim.jobs if job.starts is not None]
             events += [(job.ends, -1) for job in sim.jobs if job.starts is not None]
             running = 0
             for _, step in sorted(events, key=lambda event: (event[0], event[1])):
                 running += step
-                self.assertLessEqual(running, place.machines)
+                self.assertLessEqual(running, pool.machines)
             for job in sim.jobs:
-                self.assertLessEqual(job.waited(), place.patience + 1e-6)
+                self.assertLessEqual(job.waited(), pool.queue_timeout + 1e-6)
 
     def test_no_machine_is_idle_while_a_job_waits(self):
         for sim in cases():
-            place = sim.pools["p"]
+            pool = sim.pools["p"]
             for job in sim.jobs:
                 if job.starts is not None and job.waited() > 0:
                     others = [it for it in sim.jobs if it.starts is not None and it.starts <= job.arrives < it.ends]
-                    self.assertGreaterEqual(len(others), place.machines)
+                    self.assertGreaterEqual(len(others), pool.machines)
 
     def test_the_formula_of_erlang(self):
         """Without other limits, the part of the jobs that wait is that of M/M/c."""
@@ -95,20 +96,20 @@ class Queues(unittest.TestCase):
         for number in range(1, machines + 1):
             blocked = load * blocked / (number + load * blocked)
         expected = blocked / (1 - load / machines * (1 - blocked))
-        sim = Simulation({"p": pool(machines, 10**9, 1e12)}).run(random_jobs(1, 60_000, load / 10.0, 10.0))
+        sim = Simulation({"p": codebuild_pool(machines, 10**9, 1e12)}).run(random_jobs(1, 60_000, load / 10.0, 10.0))
         waited = sum(1 for job in sim.jobs if job.waited() > 0) / len(sim.jobs)
         self.assertAlmostEqual(waited, expected, delta=0.03)
 
     def test_a_newer_job_of_a_change_stops_the_older_one(self):
         jobs = [Job(0, 100, "p", "x", change=1), Job(1, 100, "p", "x"), Job(2, 100, "p", "x", change=2)]
         jobs += [Job(3, 10, "p", "x", change=2), Job(5, 10, "p", "x", change=1)]
-        sim = Simulation({"p": pool(1)}).run(jobs)
+        sim = Simulation({"p": codebuild_pool(1)}).run(jobs)
         self.assertEqual([job.end for job in sim.jobs], ["superseded", "finished", "superseded", "finished", "finished"])
         self.assertEqual([job.ends for job in sim.jobs], [5, 105, 3, 115, 125])
 
     def test_a_finished_job_causes_others(self):
         after = lambda job: [Job(job.ends, 2, "q", "post")] if job.pool == "p" else []
-        sim = Simulation({"p": pool(1), "q": pool(1)}, after=after).run([Job(0, 5, "p", "x"), Job(0, 5, "p", "x")])
+        sim = Simulation({"p": codebuild_pool(1), "q": codebuild_pool(1)}, after=after).run([Job(0, 5, "p", "x"), Job(0, 5, "p", "x")])
         self.assertEqual([(job.kind, job.ends) for job in sim.jobs], [("x", 5), ("x", 10), ("post", 7), ("post", 12)])
 
     def test_the_arithmetic(self):
@@ -116,7 +117,7 @@ class Queues(unittest.TestCase):
         self.assertEqual(quantile([], 0.5), 0.0)
         # 120 of something, spread over two minutes; and 60 in one second of the first of them.
         long, short = Job(0, 120, "p", "x"), Job(10, 1, "p", "y")
-        Simulation({"p": pool(2)}).run([long, short])
+        Simulation({"p": codebuild_pool(2)}).run([long, short])
         self.assertAlmostEqual(peak([long], lambda job: 120), 1.0)
         self.assertAlmostEqual(peak([long, short], lambda job: 120 if job is long else 60), 2.0)
 
@@ -148,6 +149,12 @@ class Scale(unittest.TestCase):
         good = lambda sim: not sim.ends()["rejected"] and quantile(sim.waits("large"), 0.95) <= 60
         self.assertTrue(good(day.simulate(quota)))
         self.assertFalse(good(day.simulate(quota - 10)))
+
+    def test_a_day_of_any_size_has_tables(self):
+        for seed in range(8):
+            self.assertIn("| machines: large |", SCALE.render(1, 1, seed))
+        with mock.patch.object(SCALE, "is_enough", lambda quota: quota >= 12_345):
+            self.assertEqual(SCALE.needed(mock.Mock(simulate=lambda quota: quota)), 12_350, "no quota is too large")
 
     def test_the_layers_share_all_work(self):
         parts = SCALE.zipf(200)
