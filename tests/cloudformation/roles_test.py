@@ -497,7 +497,7 @@ class Roles(unittest.TestCase):
                 deletes = on_s3 and trusted and key in DELETED_BY_BUILDS
                 self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/{key}"), deletes, key)
                 for action in ("s3:PutObject", "s3:DeleteObject"):
-                    self.assertFalse(allows(role, action, f"{SHARE}/share/pr/7/{key}"), "nobody knows the number")
+                    self.assertFalse(allows(role, action, f"{SHARE}/share/pr/7/{key}"), "the number is not proven")
                 self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/pr/7/{key}"), on_s3 and not trusted)
             for action in ("s3:GetObject", "s3:PutObject"):
                 self.assertTrue(allows(role, action, f"{BUCKET}/{own}/meta-x/x"))

@@ -363,8 +363,8 @@ class Structure(unittest.TestCase):
                 self.assertEqual(words[:5], ["build-agent", "batch", "build-agent.toml", "--project", "<Project>"])
                 self.assertEqual(post[:3], ["report", "post", "/tmp/build-agent-out/result.json"])
                 self.assertEqual([word for word in post if word in ("--pull-request", "7")], pull)
-        quiet = Stack("batch", **LAYER, Kind="builds")
-        words = self.start(quiet, "build", "StartProject", quiet.variables("StartProject") | known).stdout
+        stack = Stack("batch", **LAYER, Kind="builds")
+        words = self.start(stack, "build", "StartProject", stack.variables("StartProject") | known).stdout
         self.assertNotIn("post", words.splitlines())
         for bad in ({"AppKeySecret": ""}, {"AppId": ""}):
             self.assertTrue(Stack("batch", **BATCH | bad).broken_rules(), bad)
