@@ -2,7 +2,7 @@
 
 mod batch;
 mod cache;
-mod desk;
+mod development;
 mod lab;
 mod lab_request;
 mod report;
@@ -20,7 +20,7 @@ use agent_types::stage::Stage;
 
 pub use batch::{Batch, BatchCell, BatchCommand, Merge, Warm};
 pub use cache::{Cache, CacheCommand, CachePublish, Prune, ShareArgs, Verify};
-pub use desk::{Boot, Completion, Devtool, Man};
+pub use development::{Boot, Completion, Devtool, Man};
 pub use lab::{Lab, LabCommand, StoreArgs};
 pub use lab_request::LabRequest;
 pub use report::{Post, PostState, Report, ReportCommand, ReportFormat};
@@ -182,7 +182,7 @@ pub enum Output {
 /// How the cells of a matrix run on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct MatrixArgs {
-    /// How many cells of a matrix run side by side; auto: as processors and memory allow
+    /// How many cells of a matrix run at the same time; auto: as processors and memory allow
     #[arg(long, value_name = "N|auto", default_value = "auto")]
     pub jobs: Jobs,
     /// How many jobs use this machine at the same time: a matrix runs its cells with it

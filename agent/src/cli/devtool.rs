@@ -13,13 +13,13 @@ use super::session::{self, Session};
 pub async fn command(args: arguments::Devtool, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = session::settings(&args.manifest, &args.release, false, environment).await?;
     let session = Session::open(settings, Reuse::WithEdits, environment).await?;
-    warn_of_closed_layers(&session);
+    warn_of_unwritable_layers(&session);
     let devtool = session.configured.tools.oe_core.join("scripts/devtool");
-    session.run(devtool.into(), args.words).await
+    session.run(devtool.into(), args.args).await
 }
 
 /// `devtool finish` and `update-recipe` write to layers.
-fn warn_of_closed_layers(session: &Session) {
+fn warn_of_unwritable_layers(session: &Session) {
     let configured = &session.configured;
     let user = &configured.whoami;
     let rights = match &configured.user {

@@ -14,7 +14,7 @@ mod changed;
 mod changed_edits;
 mod checks;
 mod definitions;
-mod desk;
+mod development;
 mod devices;
 mod fixture;
 mod guest;

@@ -13,7 +13,7 @@ mod changed;
 mod changed_builds;
 mod checks;
 mod comparison;
-mod desk;
+mod development;
 mod device;
 mod device_steps;
 mod diagnostics;

@@ -76,8 +76,8 @@ pub struct Prune {
     /// Delete layer checkouts that were unused for this long
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     pub layers_max_age: Duration,
-    /// Delete work directories of jobs that did not run for this long, with the build directories in them; only with
-    /// local caches [default: none]
+    /// Delete work directories of jobs that did not run for this long, with the build directories in them, unless
+    /// these have sources of devtool; only with local caches [default: none]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub work_max_age: Option<Duration>,
     /// Delete results of jobs that are older

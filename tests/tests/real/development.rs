@@ -37,10 +37,10 @@ do_packagedata() {
 addtask packagedata after do_compile
 "#;
 
-struct Desk(Fixture);
+struct Development(Fixture);
 
-impl Desk {
-    fn new(test: &str) -> Option<Desk> {
+impl Development {
+    fn new(test: &str) -> Option<Development> {
         let fixture = Fixture::long(test, "meta-deploy", &[POKY])?;
         let recipe = fixture.layer().join("recipes-fixture/loud");
         let source = fixture.directory.path().join("loud-1.0");
@@ -60,7 +60,7 @@ impl Desk {
             // A person works as the user of the layer; so does devtool.
             run(Command::new("chown").args(["-R", BUILD_USER]).arg(fixture.layer()));
         }
-        Some(Desk(fixture))
+        Some(Development(fixture))
     }
 
     fn call(&self, name: &str, words: &[&str]) -> Ran {
@@ -90,33 +90,36 @@ fn run(command: &mut Command) {
 
 #[test]
 fn devtool_changes_a_recipe_and_writes_the_patch_to_the_layer() {
-    let Some(desk) = Desk::new("devtool_changes_a_recipe_and_writes_the_patch_to_the_layer") else { return };
-    desk.call("devtool", &["modify", "loud"]).assert_code(&[0]);
+    let Some(development) = Development::new("devtool_changes_a_recipe_and_writes_the_patch_to_the_layer")
+    else {
+        return;
+    };
+    development.call("devtool", &["modify", "loud"]).assert_code(&[0]);
     let change = "cd workspace/sources/loud && echo 'good bye' >words.txt && \
                   git -c user.name=A -c user.email=a@example.com commit --quiet --all --message 'Say good bye'";
-    desk.call("shell", &["sh", "-c", change]).assert_code(&[0]);
-    desk.call("devtool", &["build", "loud"]).assert_code(&[0]);
-    assert_eq!(desk.deployed(), "GOOD BYE\n");
+    development.call("shell", &["sh", "-c", change]).assert_code(&[0]);
+    development.call("devtool", &["build", "loud"]).assert_code(&[0]);
+    assert_eq!(development.deployed(), "GOOD BYE\n");
 
     // A job builds what the layer has; afterwards, shell and devtool go on with the workspace.
-    let ran = desk.call("run", &["--only", "build", "--set", "build.targets=[\"loud\"]"]);
+    let ran = development.call("run", &["--only", "build", "--set", "build.targets=[\"loud\"]"]);
     ran.assert_code(&[0]);
     ran.assert_says(&["are not part of this job"]);
-    assert_eq!(desk.deployed(), "HELLO\n");
-    desk.call("shell", &["bitbake", "loud"]).assert_code(&[0]);
-    assert_eq!(desk.deployed(), "GOOD BYE\n");
+    assert_eq!(development.deployed(), "HELLO\n");
+    development.call("shell", &["bitbake", "loud"]).assert_code(&[0]);
+    assert_eq!(development.deployed(), "GOOD BYE\n");
 
-    desk.call("devtool", &["finish", "loud", "meta-deploy"]).assert_code(&[0]);
-    let recipe = desk.0.layer().join("recipes-fixture/loud");
+    development.call("devtool", &["finish", "loud", "meta-deploy"]).assert_code(&[0]);
+    let recipe = development.0.layer().join("recipes-fixture/loud");
     let text = std::fs::read_to_string(recipe.join("loud_1.0.bb")).unwrap();
     assert!(text.contains("file://0001-Say-good-bye.patch"), "{text}");
     assert!(find(&recipe, "0001-Say-good-bye.patch"));
     // BitBake applies the patch with the tools of this machine.
-    let ran = desk.call("run", &["--only", "build", "--set", "build.targets=[\"loud\"]"]);
+    let ran = development.call("run", &["--only", "build", "--set", "build.targets=[\"loud\"]"]);
     ran.assert_code(&[0]);
     assert!(!ran.output().contains("are not part of this job"), "{}", ran.output());
-    assert_eq!(desk.deployed(), "GOOD BYE\n");
-    guest::assert_nothing_runs(&desk.0);
+    assert_eq!(development.deployed(), "GOOD BYE\n");
+    guest::assert_nothing_runs(&development.0);
 }
 
 fn find(directory: &Path, name: &str) -> bool {

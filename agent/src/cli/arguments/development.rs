@@ -1,4 +1,4 @@
-//! Arguments of the commands for people at a desk: boot, devtool, completion, man.
+//! Arguments of the commands for work on recipes and images: boot, devtool, completion, man.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub struct Devtool {
     pub release: ReleaseArgs,
     /// Arguments of devtool, such as modify RECIPE
     #[arg(last = true, required = true, value_name = "ARGS")]
-    pub words: Vec<OsString>,
+    pub args: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
