@@ -14,9 +14,12 @@ use agent_fs::remove::remove_file;
 use agent_types::error::Result;
 use agent_types::words::bytes;
 
+use super::plan::builds;
+
 const NAME: &str = "disk-use.json";
 
-const LONGEST: u64 = 4096;
+/// The maximum size of this file.
+const SIZE_LIMIT: u64 = 4096;
 
 /// Bytes that the last jobs took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,12 +51,12 @@ pub struct DiskUse {
 }
 
 impl DiskUse {
-    /// Looks at the disk before the job.
+    /// Measures the free space before the job.
     pub fn of(settings: &Settings) -> DiskUse {
         let (work, build) = (settings.paths.work.clone(), settings.paths.build());
-        let text = read::whole(&work.join(NAME), LONGEST).ok();
+        let text = read::whole(&work.join(NAME), SIZE_LIMIT).ok();
         DiskUse {
-            builds: !settings.build.targets.is_empty() || settings.build.changed || settings.test.is_wanted(),
+            builds: builds(settings),
             start: match (build.exists(), settings.build.fresh) {
                 (false, _) => Start::Missing,
                 (true, false) => Start::Continued,
@@ -87,7 +90,7 @@ impl DiskUse {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn keep(mut self, passed: bool) -> Result<()> {
+    pub fn store(mut self, passed: bool) -> Result<()> {
         let now = free_bytes(&self.work);
         let Some(taken) = self.free.zip(now).map(|(before, now)| before.saturating_sub(now)) else {
             return Ok(());
@@ -161,13 +164,13 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let free = free_bytes(work.path()).unwrap();
         let took = |gb: u64, passed: bool| {
-            let measured = read::whole(&work.path().join(NAME), LONGEST).ok();
+            let measured = read::whole(&work.path().join(NAME), SIZE_LIMIT).ok();
             let measured: Measured =
                 measured.map(|text| serde_json::from_slice(&text).unwrap()).unwrap_or_default();
             let one = disk_use(true, Start::Missing, [None, None]);
             let one = DiskUse { work: work.path().into(), free: Some(free + gb * GB), measured, ..one };
-            one.keep(passed).unwrap();
-            let stored = read::whole(&work.path().join(NAME), LONGEST).ok();
+            one.store(passed).unwrap();
+            let stored = read::whole(&work.path().join(NAME), SIZE_LIMIT).ok();
             stored.and_then(|text| serde_json::from_slice::<Measured>(&text).unwrap().fresh)
         };
         // Other programs use the disk at the same time.

@@ -7,6 +7,7 @@ mod flight_recorder;
 mod local_caches;
 mod machine_check;
 mod plan;
+mod publish_stage;
 mod run;
 mod stale_processes;
 mod stop_notice;

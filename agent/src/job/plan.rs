@@ -74,12 +74,22 @@ impl Plan {
     pub fn runs(&self, stage: Stage) -> bool {
         self.stages.iter().any(|planned| planned.stage == stage && planned.skip.is_none())
     }
+
+    /// Whether a stage runs BitBake.
+    pub fn runs_bitbake(&self) -> bool {
+        [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| self.runs(stage))
+    }
+}
+
+/// Whether the job builds anything, for itself or for the tests.
+pub fn builds(settings: &Settings) -> bool {
+    !settings.build.targets.is_empty() || settings.build.changed || settings.test.is_wanted()
 }
 
 /// Whether a build has anything to do with the share: publish to it, or count what it used.
 pub fn uses_share(settings: &Settings) -> bool {
     let reads = |shared: &SharedCache| !shared.reads().is_empty();
-    let builds = !settings.build.targets.is_empty() || settings.build.changed || settings.test.is_wanted();
+    let builds = builds(settings);
     builds && settings.cache.share.as_ref().is_some_and(reads)
 }
 

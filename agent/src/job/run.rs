@@ -1,7 +1,6 @@
 //! Runs the stages of a plan, one after another, each with the outputs of the earlier ones.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::OnceCell;
@@ -13,10 +12,9 @@ use crate::stages::configure::{BuildEnvironment, Reuse};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
 use crate::stages::{
-    self, affected, base_result, build, check, checkout, configure, device, hooks, publish, share, test,
+    self, affected, base_result, build, check, checkout, configure, device, hooks, share, test,
 };
 use agent_cache::Usage;
-use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, JobRules, Runner};
@@ -30,7 +28,7 @@ use super::credentials::{CredentialCheck, end_isolation, start_check};
 use super::disk_use::DiskUse;
 use super::flight_recorder::FlightRecorder;
 use super::machine_check::check_machine;
-use super::plan::uses_share;
+use super::publish_stage::PublishStage;
 use super::test_stage;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -109,7 +107,7 @@ pub async fn run(
     let mut check = job.keep_from_credentials(plan, credentials);
     let mut rules = JobRules::default();
     job.verify_machine(plan).await;
-    let disk_use = job.look_at_disk(plan).await;
+    let disk_use = job.check_disk_space(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
         match step {
@@ -126,7 +124,7 @@ pub async fn run(
     job.compare().await;
     if let Some(disk_use) = disk_use {
         // Without it the next job has no estimate.
-        let _ = disk_use.keep(job.outcomes.values().all(Outcome::is_success));
+        let _ = disk_use.store(job.outcomes.values().all(Outcome::is_success));
     }
     end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
@@ -212,9 +210,7 @@ impl Job<'_> {
 
     /// Checks the machine first: on one that is not ready, BitBake fails late and with misleading messages.
     async fn verify_machine(&mut self, plan: &Plan) {
-        let runs_bitbake =
-            [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
-        if self.stopped.is_some() || !runs_bitbake {
+        if self.stopped.is_some() || !plan.runs_bitbake() {
             return;
         }
         let Err(error) = check_machine(self.settings, plan.runs(Stage::Check), self.runner).await else {
@@ -225,10 +221,8 @@ impl Job<'_> {
     }
 
     /// Warns if the job may not fit on the disk.
-    async fn look_at_disk(&self, plan: &Plan) -> Option<DiskUse> {
-        let runs_bitbake =
-            [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
-        if self.stopped.is_some() || !runs_bitbake {
+    async fn check_disk_space(&self, plan: &Plan) -> Option<DiskUse> {
+        if self.stopped.is_some() || !plan.runs_bitbake() {
             return None;
         }
         let disk_use = DiskUse::of(self.settings);
@@ -357,7 +351,7 @@ impl Job<'_> {
             }
         }
         let job = self.identity();
-        let Job { settings, runner, access, outputs, .. } = self;
+        let Job { settings, runner, access, outputs, stopped, failed, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
@@ -393,7 +387,16 @@ impl Job<'_> {
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)
             }
-            Stage::Publish => self.publish().await,
+            Stage::Publish => {
+                let Some(configured) = &outputs.configured else {
+                    return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
+                };
+                let stopped = stopped.as_deref().or(failed.as_deref());
+                let Outputs { share, usage, .. } = outputs;
+                PublishStage { settings, configured, share, usage: *usage, job: &job, stopped, runner }
+                    .run()
+                    .await
+            }
             Stage::Report => {
                 Err(Error::internal("the report stage is the listener's: it comes after all others"))
             }
@@ -401,41 +404,6 @@ impl Job<'_> {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
                 test_stage::run(settings, configured, outputs.affected.get(), &job, runner).await
             }
-        }
-    }
-
-    async fn publish(&self) -> Result<Outcome> {
-        let Some(configured) = &self.outputs.configured else {
-            return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
-        };
-        let identity = self.identity();
-        // After a cancel or at the end of the time, what is done is still saved within the grace, whether the
-        // stop comes before this stage or in the middle of it.
-        let (interrupt, grace) = (&self.runner.interrupt, self.settings.limits.grace);
-        let saving = interrupt.saving(grace);
-        let (stopped, events) = (self.stopped.as_deref().or(self.failed.as_deref()), &self.runner.events);
-        // Side by side: neither shall use up the other's part of the grace.
-        let artifacts = async {
-            match self.settings.artifacts.rules.is_empty() {
-                true => Ok(Outcome::Skipped(self.settings.why_no_artifacts())),
-                false => {
-                    let build = &configured.build;
-                    publish::run(self.settings, &identity, build, events, (interrupt, &saving), stopped).await
-                }
-            }
-        };
-        let both = async { tokio::join!(artifacts, self.publish_caches(configured.served(), &saving)) };
-        let end = async {
-            interrupt.end_of_saving(&saving, grace).await;
-            std::future::pending().await
-        };
-        let (artifacts, published) = tokio::select! {
-            both = both => both,
-            never = end => never,
-        };
-        match artifacts {
-            Ok(Outcome::Skipped(_)) if published => Ok(Outcome::Passed),
-            artifacts => artifacts,
         }
     }
 
@@ -458,23 +426,6 @@ impl Job<'_> {
         if !(is_share && is_refused) {
             base_result::report_address(settings, &identity, &runner).await;
         }
-    }
-
-    /// Whether there was a tier to publish to. What became of it changes no verdict.
-    async fn publish_caches(&self, served: &[Arc<ReadTier>], interrupt: &Interrupt) -> bool {
-        let (cache, share) = (&self.settings.cache, &self.outputs.share);
-        if share.is_empty() || !uses_share(self.settings) {
-            return false;
-        }
-        let sources = publish::cache::Sources {
-            sstate: cache.sstate.clone(),
-            downloads: cache.downloads.clone(),
-            release: self.settings.release.name.into(),
-        };
-        let events = &self.runner.events;
-        publish::cache::run(sources, share, served, events, interrupt).await;
-        share::notes::usage(self.settings, share, served, self.outputs.usage, events).await;
-        share.writes().is_some()
     }
 
     /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.
