@@ -1,10 +1,10 @@
 //! The local caches that the jobs of one user share: whether this job can use them, and its leases on them.
 //!
 //! BitBake locks each download and renames each object of shared state into its place, so jobs can use the same
-//! directories at the same time. A prune asks for the leases.
+//! directories at the same time. A prune honours the leases.
 //!
-//! If the agent is root, layer code of all jobs runs as the build user. What trusted sources left is closed to that user
-//! while it runs code that nobody vouches for, so jobs of both kinds do not use the caches at the same time.
+//! If the agent is root, layer code of all jobs runs as the build user. While this user runs untrusted code, it cannot
+//! read the caches of trusted sources. So jobs of trusted and of untrusted sources do not use the caches at the same time.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -22,10 +22,10 @@ use agent_process::User;
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
-/// The end of a job takes its time.
+/// The time that the end of a job takes.
 const MARGIN: Duration = Duration::from_secs(10 * 60);
 
-/// Another job holds a lock this long at most while it looks who else is there.
+/// A job that starts holds the other lock only for a moment, much less than these tries take.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,7 +62,7 @@ fn claim(settings: &Settings, user: Option<&User>) -> Result<CacheLease> {
     let lock = user.map(|_| lock(&paths.caches, cache.trust.is_trusted())).transpose()?;
     let (top, own) = (Share::new(&paths.caches), paths.caches(&cache.trust));
     for directory in [&cache.downloads, &cache.sstate, &cache.hash_database] {
-        is_writable(directory, user)?;
+        verify_owner(directory, user)?;
     }
     let until = SystemTime::now() + settings.limits.job + settings.limits.grace + MARGIN;
     let take = |share: &Share| Lease::take(share, settings.release.name, until, []);
@@ -74,8 +74,8 @@ fn claim(settings: &Settings, user: Option<&User>) -> Result<CacheLease> {
     Ok(CacheLease { _leases: leases, _lock: lock })
 }
 
-/// Whether the user that runs BitBake owns the directory, if it is there already.
-fn is_writable(directory: &Path, user: Option<&User>) -> Result<()> {
+/// Verifies that the user that runs BitBake owns the directory, if it exists.
+fn verify_owner(directory: &Path, user: Option<&User>) -> Result<()> {
     let Ok(metadata) = fs::metadata(directory) else { return Ok(()) };
     let uid = user.map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
     if metadata.is_dir() && metadata.uid() == uid {
@@ -92,38 +92,41 @@ fn is_writable(directory: &Path, user: Option<&User>) -> Result<()> {
     })
 }
 
-/// Keeps jobs of the other kind from the caches.
+/// Locks the caches for jobs of trusted or of untrusted sources.
 ///
 /// # Errors
-/// If one is there.
+/// If a job of the other kind uses them.
 fn lock(caches: &Path, is_trusted: bool) -> Result<File> {
     let [untrusted, trusted] = LOCKS.map(|name| caches.join(name));
     let (own, other) = if is_trusted { (trusted, untrusted) } else { (untrusted, trusted) };
-    let held = taken(&own, File::try_lock_shared)?;
-    match taken(&other, File::try_lock) {
-        Ok(_) => Ok(held),
-        Err(_) => {
-            let kind = if is_trusted { "an untrusted source" } else { "a trusted source" };
-            Err(Error::machine(format!("a job of {kind} uses {} now", caches.display()))
-                .hint("run jobs of trusted and of untrusted sources one after another"))
-        }
-    }
+    let in_use = || {
+        let kind = if is_trusted { "an untrusted source" } else { "a trusted source" };
+        Error::machine(format!("a job of {kind} uses {} now", caches.display()))
+            .hint("run jobs of trusted and of untrusted sources one after another")
+    };
+    let held = try_lock(&own, File::try_lock_shared)?.ok_or_else(in_use)?;
+    try_lock(&other, File::try_lock)?.ok_or_else(in_use)?;
+    Ok(held)
 }
 
-fn taken(path: &Path, lock: impl Fn(&File) -> std::result::Result<(), TryLockError>) -> Result<File> {
+/// `None` if others hold the lock.
+fn try_lock(
+    path: &Path,
+    lock: impl Fn(&File) -> std::result::Result<(), TryLockError>,
+) -> Result<Option<File>> {
     let mut options = fs::OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
     let (file, _) = options.open(path)?.into_parts();
     for _ in 0..TRIES {
         match lock(&file) {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Some(file)),
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
             Err(TryLockError::Error(error)) => {
                 return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
             }
         }
     }
-    Err(Error::machine(format!("`{}` is locked", path.display())))
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -132,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_of_both_kinds_do_not_meet() {
+    fn jobs_of_trusted_and_of_untrusted_sources_do_not_use_the_caches_together() {
         let directory = tempfile::tempdir().unwrap();
         let first = lock(directory.path(), false).unwrap();
         let second = lock(directory.path(), false).unwrap();
@@ -145,6 +148,12 @@ mod tests {
         assert!(lock(directory.path(), false).unwrap_err().message.contains("a trusted source"));
         drop(trusted);
         lock(directory.path(), false).unwrap();
+        // A lock that cannot be opened is not another job.
+        let [_, other] = LOCKS.map(|name| directory.path().join(name));
+        fs::remove_file(&other).unwrap();
+        fs::create_dir(&other).unwrap();
+        let error = lock(directory.path(), false).unwrap_err();
+        assert!(error.message.contains("trusted.lock"), "{error}");
     }
 
     #[test]
@@ -152,9 +161,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let uid = directory.path().metadata().unwrap().uid();
         let user = |uid| User { name: "x".into(), uid, gid: 1, home: "/".into() };
-        is_writable(directory.path(), Some(&user(uid))).unwrap();
-        is_writable(&directory.path().join("none"), Some(&user(uid + 1))).unwrap();
-        let error = is_writable(directory.path(), Some(&user(uid + 1))).unwrap_err();
+        verify_owner(directory.path(), Some(&user(uid))).unwrap();
+        verify_owner(&directory.path().join("none"), Some(&user(uid + 1))).unwrap();
+        let error = verify_owner(directory.path(), Some(&user(uid + 1))).unwrap_err();
         assert!(error.hint.unwrap().starts_with(&format!("chown -R {}", uid + 1)));
     }
 }
