@@ -20,8 +20,8 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, CacheCommand, ShareArgs};
-use super::cache_place::{self, CachePlace};
 use super::cache_publish;
+use super::cache_selection::{self, SelectedCaches};
 use super::cache_text::{prune_text, stats_text, verify_text};
 use super::cache_work_dirs::WorkDirs;
 use super::current_dir::current_dir;
@@ -35,7 +35,7 @@ pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> R
     match command {
         CacheCommand::Stats(args) => stats(args, environment).await,
         CacheCommand::Publish(args) => {
-            let share = cache_place::share_at(&args.share)?;
+            let share = cache_selection::share_at(&args.share)?;
             cache_publish::command(args, &share, environment).await
         }
         CacheCommand::Prune(args) => prune(args, environment).await,
@@ -82,36 +82,40 @@ async fn blocking<T: Send + 'static>(
 }
 
 async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let place = cache_place::find(&args, environment).await?;
+    let selected = cache_selection::find(&args, environment).await?;
     let (width, now, interrupt) = (args.width, SystemTime::now(), interrupt(None)?);
     let mut all = Vec::new();
-    for share in &place.shares {
+    for share in &selected.shares {
         all.push(match share.clone() {
             ShareLocation::Directory(share) => {
                 blocking(&interrupt, move |interrupt| stats::stats(&share, width, interrupt, now)).await?
             }
             ShareLocation::Bucket(share) => {
                 on_bucket(&share, &interrupt, async |objects| {
-                    bucket::stats::stats(&objects, &share, (width, &place.prices), &interrupt, now).await
+                    bucket::stats::stats(&objects, &share, (width, &selected.prices), &interrupt, now).await
                 })
                 .await?
             }
         });
     }
-    show(&place, "stats", &all, args.json, stats_text)?;
+    show(&selected, "stats", &all, args.json, stats_text)?;
     Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
 }
 
 async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let place = cache_place::find(&args.share, environment).await?;
+    let selected = cache_selection::find(&args.share, environment).await?;
+    if args.work_max_age.is_some() && !selected.is_local {
+        let error = Error::usage("--work-max-age needs the local caches: a share has no work directories");
+        return Err(error.hint("add --local"));
+    }
     let default = Options::default();
     // Local space is wanted at once, and the leases protect what running jobs use.
-    let grace = if place.is_local { Duration::ZERO } else { default.grace };
+    let grace = if selected.is_local { Duration::ZERO } else { default.grace };
     let options = Options {
-        sstate_max_age: args.sstate_max_age.or(place.sstate_max_age).unwrap_or(default.sstate_max_age),
+        sstate_max_age: args.sstate_max_age.or(selected.sstate_max_age).unwrap_or(default.sstate_max_age),
         downloads_max_age: args
             .downloads_max_age
-            .or(place.downloads_max_age)
+            .or(selected.downloads_max_age)
             .unwrap_or(default.downloads_max_age),
         layers_max_age: args.layers_max_age,
         results_max_age: args.results_max_age,
@@ -125,7 +129,7 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
     };
     let (now, interrupt) = (SystemTime::now(), interrupt(args.time_limit)?);
     let mut all = Vec::new();
-    for share in &place.shares {
+    for share in &selected.shares {
         let options = options.clone();
         all.push(match share.clone() {
             ShareLocation::Directory(share) => {
@@ -140,20 +144,15 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         });
     }
     if let (Some(max_age), Some(pruned)) = (args.work_max_age, all.first_mut()) {
-        if !place.is_local {
-            let error =
-                Error::usage("--work-max-age needs the local caches: a share has no work directories");
-            return Err(error.hint("add --local"));
-        }
         let work_dir = args.share.manifest.common.work_dir.as_deref();
         let directory = config::work_dir(work_dir, environment, &current_dir()?)?;
         let prune = WorkDirs { directory, max_age, dry_run: args.dry_run, now };
-        let (deleted, failures) = blocking(&interrupt, move |_| prune.run()).await?;
-        pruned.failed += failures.len() as u64;
-        pruned.failures.extend(failures);
-        pruned.work_dirs = deleted;
+        let work_dirs = blocking(&interrupt, move |_| prune.run()).await?;
+        pruned.failed += work_dirs.failures.len() as u64;
+        pruned.failures.extend(work_dirs.failures);
+        (pruned.work_dirs, pruned.work_dirs_kept) = (work_dirs.deleted, work_dirs.kept);
     }
-    show(&place, "prune", &all, args.share.json, |share, pruned| prune_text(share, &options, pruned))?;
+    show(&selected, "prune", &all, args.share.json, |share, pruned| prune_text(share, &options, pruned))?;
     let is_stopped = |why: &str| all.iter().any(|pruned| pruned.stopped == Some(why));
     Ok(if is_stopped("cancelled") {
         ExitStatus::Cancelled
@@ -167,10 +166,10 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
 }
 
 async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let place = cache_place::find(&args.share, environment).await?;
+    let selected = cache_selection::find(&args.share, environment).await?;
     let (now, interrupt) = (SystemTime::now(), interrupt(args.time_limit)?);
     let mut all = Vec::new();
-    for share in &place.shares {
+    for share in &selected.shares {
         let options =
             verify::Options { full: args.full, remove_bad: args.remove_bad, width: args.share.width };
         all.push(match share.clone() {
@@ -186,7 +185,7 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
             }
         });
     }
-    show(&place, "verify", &all, args.share.json, verify_text)?;
+    show(&selected, "verify", &all, args.share.json, verify_text)?;
     Ok(match interrupt.state() {
         Some(agent_process::Interrupted::Cancelled) => ExitStatus::Cancelled,
         Some(agent_process::Interrupted::OutOfTime) if !all.iter().all(|one| one.complete) => {
@@ -200,13 +199,13 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
 /// Prints what a command found in each directory. In JSON, what it found in the caches of trusted sources is part of what
 /// it found in the local caches.
 fn show<T: Serialize>(
-    place: &CachePlace,
+    selected: &SelectedCaches,
     command: &str,
     all: &[T],
     as_json: bool,
     text: impl Fn(&ShareLocation, &T) -> String,
 ) -> Result<()> {
-    let each = place.shares.iter().zip(all);
+    let each = selected.shares.iter().zip(all);
     if as_json {
         let mut values = each.map(|(share, one)| with_schema(command, share, one));
         let mut first = values.next().transpose()?.unwrap_or_default();
@@ -215,7 +214,7 @@ fn show<T: Serialize>(
         }
         return print::json(first);
     }
-    let what = if place.is_local { "local caches" } else { "share" };
+    let what = if selected.is_local { "local caches" } else { "share" };
     let texts = each.map(|(share, one)| format!("{what} {share}\n{}", text(share, one)));
     print::text(&sanitize(&texts.collect::<Vec<_>>().join("\n")))
 }

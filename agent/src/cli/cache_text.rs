@@ -80,9 +80,12 @@ pub fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> 
     for lease in &pruned.unreadable_leases {
         text += &format!("warning: the lease `{lease}` is not readable, so it is honoured for two days\n");
     }
-    if !pruned.work_dirs.is_empty() {
-        text += &format!("{} {trash}:\n", many(pruned.work_dirs.len(), "work directory", "work directories"));
-        for name in &pruned.work_dirs {
+    let kept = "kept: devtool's workspace in it may have changes that are nowhere else";
+    for (names, what) in [(&pruned.work_dirs, trash), (&pruned.work_dirs_kept, kept)] {
+        if !names.is_empty() {
+            text += &format!("{} {what}:\n", many(names.len(), "work directory", "work directories"));
+        }
+        for name in names {
             text += &format!("  {name}\n");
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
+use agent_cache::areas::JOB_LOCK;
 // A layer may hold an output directory with a link or a pipe in it, and the agent may be root.
 use agent_fs::read::NO_FOLLOW;
 use agent_types::error::{Error, Result};
@@ -39,7 +40,7 @@ impl DirLock {
     pub fn holder(directory: &Path) -> Option<String> {
         let mut options = fs::OpenOptions::new();
         let (mut file, _) =
-            options.read(true).custom_flags(NO_FOLLOW).open(directory.join("lock")).ok()?.into_parts();
+            options.read(true).custom_flags(NO_FOLLOW).open(directory.join(JOB_LOCK)).ok()?.into_parts();
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(named(&mut file)),
             _ => None,
@@ -47,7 +48,7 @@ impl DirLock {
     }
 
     fn take(directory: &Path, option: &str) -> Result<DirLock> {
-        let path = directory.join("lock");
+        let path = directory.join(JOB_LOCK);
         let mut options = fs::OpenOptions::new();
         let (mut file, _) = options
             .read(true)

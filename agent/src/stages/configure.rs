@@ -46,6 +46,7 @@ use super::share::OpenShare;
 
 pub use build_dir::Reuse;
 use build_dir::{BuildDir, MadeBy, hand_over};
+pub use devtool::Workspace;
 pub use disk_space::free_bytes;
 use links::Links;
 pub use recipe_credentials::remove as remove_recipe_credentials;
@@ -202,11 +203,11 @@ impl BuildEnvironment {
         };
         let fresh = settings.build.fresh;
         let prepare = move || build_dir.prepare(fresh, reuse);
-        let said = blocking(&runner.interrupt, "the build directory was made ready", prepare).await?;
-        for info in said.infos {
+        let notices = blocking(&runner.interrupt, "the build directory was made ready", prepare).await?;
+        for info in notices.infos {
             runner.events.info(info).await;
         }
-        for (warning, hint) in said.warnings {
+        for (warning, hint) in notices.warnings {
             runner.events.warn(warning, Some(hint)).await;
         }
         Ok(())

@@ -15,14 +15,14 @@ use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 const KNOWN: [&str; 10] =
     ["sstate", "downloads", "layers", "signatures", "hashserv", "results", "usage", "leases", "trash", "pr"];
 
-/// The locks in local caches that jobs share: held by jobs of untrusted and of trusted sources.
+/// The locks of local caches: the first is held by jobs of untrusted sources, the second by jobs of trusted sources.
 pub const LOCKS: [&str; 2] = ["untrusted.lock", "trusted.lock"];
 
 /// The caches of trusted sources, in local caches.
 pub const TRUSTED: &str = "trusted";
 
-/// The lock in the work directory of a job, which may lie in local caches.
-const LOCK_OF_JOB: &str = "lock";
+/// The lock in the work directory of a job, which may be in the directory of the local caches.
+pub const JOB_LOCK: &str = "lock";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Area {
@@ -49,7 +49,7 @@ pub struct Layout {
     pub areas: Vec<Area>,
     /// The tiers of pull requests.
     pub pull_requests: Vec<u64>,
-    /// Work directories of jobs, which lie beside local caches.
+    /// Work directories of jobs, in the directory of the local caches.
     pub jobs: Vec<OsString>,
     /// Unknown entries, relative to the share.
     pub unknown: Vec<PathBuf>,
@@ -88,7 +88,7 @@ impl Layout {
                 Some(name) if directory && KNOWN.contains(&name) => {}
                 Some(TRUSTED) if directory && pull_request.is_none() => {}
                 Some(name) if pull_request.is_none() && LOCKS.contains(&name) => {}
-                Some(_) if directory && pull_request.is_none() && is_of_job(share, &entry.name) => {
+                Some(_) if directory && pull_request.is_none() && is_work_dir(share, &entry.name) => {
                     self.jobs.push(entry.name);
                 }
                 _ => self.unknown.push(top.join(entry.name)),
@@ -129,8 +129,9 @@ impl Layout {
     }
 }
 
-fn is_of_job(share: &DirHandle, name: &OsStr) -> bool {
-    let lock = share.open_dir(name).and_then(|directory| directory.metadata(LOCK_OF_JOB));
+/// Whether this is the work directory of a job.
+fn is_work_dir(share: &DirHandle, name: &OsStr) -> bool {
+    let lock = share.open_dir(name).and_then(|directory| directory.metadata(JOB_LOCK));
     lock.is_ok_and(|lock| lock.kind() == Kind::File)
 }
 

@@ -50,7 +50,7 @@ pub struct Stats {
     /// Unfinished files.
     pub temporary: Sum,
     pub leases: Vec<String>,
-    /// Work directories of jobs beside local caches.
+    /// Work directories of jobs, in the directory of the local caches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<String>,
     pub unknown: Names,

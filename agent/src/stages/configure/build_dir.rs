@@ -87,15 +87,15 @@ pub struct BuildDir {
     pub keeps_workspace: bool,
 }
 
-/// What there is to say about the directory.
+/// What a person is to know about the directory.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct Notices {
     pub infos: Vec<String>,
     pub warnings: Vec<(String, String)>,
 }
 
-impl Said {
-    fn aside(&mut self, aside: Option<SetAside>) {
+impl Notices {
+    fn add_set_aside(&mut self, aside: Option<SetAside>) {
         self.warnings.extend(aside.map(|aside| (aside.to_string(), aside.hint())));
     }
 }
@@ -139,8 +139,8 @@ impl BuildDir {
     ///
     /// # Errors
     /// Machine, when it cannot be deleted or written; usage, when it is required and not there.
-    pub fn prepare(&self, fresh: bool, reuse: Reuse) -> Result<Said> {
-        let mut said = Said::default();
+    pub fn prepare(&self, fresh: bool, reuse: Reuse) -> Result<Notices> {
+        let mut notices = Notices::default();
         let workspace = self.workspace();
         let record = match self.reusable(fresh) {
             Ok(record) => record,
@@ -149,11 +149,11 @@ impl BuildDir {
                     .hint("build first: `build-agent run`, with the same manifest and options"));
             }
             Err(why) => {
-                self.make(&why, reuse, &mut said)?;
-                return Ok(said);
+                self.make(&why, reuse, &mut notices)?;
+                return Ok(notices);
             }
         };
-        said.infos.push(format!(
+        notices.infos.push(format!(
             "the build directory goes on from where an earlier job left it: {}; --fresh empties it",
             self.dir.display()
         ));
@@ -166,17 +166,17 @@ impl BuildDir {
         let is_wanted = is_as(wanted) && has_workspace == self.uses_workspace(reuse);
         // Written only if it differs: BitBake parses everything again after a change.
         if !is_wanted && !keeps_edits {
-            self.replace_conf(reuse, is_edited, &mut said)?;
+            self.replace_conf(reuse, is_edited, &mut notices)?;
         }
         if reuse == Reuse::AsConfigured && workspace.has_recipes() {
-            said.infos.push(workspace.notice());
+            notices.infos.push(workspace.unused_notice());
         }
         self.write_record()?;
-        Ok(said)
+        Ok(notices)
     }
 
     fn workspace(&self) -> Workspace {
-        Workspace::new(&self.dir, &self.work)
+        Workspace::new(&self.dir, &self.work, &self.made_by.trust)
     }
 
     fn uses_workspace(&self, reuse: Reuse) -> bool {
@@ -199,23 +199,23 @@ impl BuildDir {
     }
 
     /// An empty directory with the configuration.
-    fn make(&self, why: &Emptied, reuse: Reuse, said: &mut Said) -> Result<()> {
+    fn make(&self, why: &Emptied, reuse: Reuse, notices: &mut Notices) -> Result<()> {
         let why_unusable = match why {
             Emptied::Unusable(why) => Some(why.as_str()),
             Emptied::IsMissing | Emptied::IsAsked => None,
         };
         if let Some(why) = why_unusable {
-            said.infos.push(format!("the build directory {} is emptied: {why}", self.dir.display()));
+            notices.infos.push(format!("the build directory {} is emptied: {why}", self.dir.display()));
         }
         let workspace = self.workspace();
         if self.keeps_workspace {
             workspace.save(why_unusable)?;
         }
         remove_file(&self.record_path(), &self.work)?;
-        said.aside(clear(&self.dir, &self.work)?);
+        notices.add_set_aside(clear(&self.dir, &self.work)?);
         fs::create_dir_all(&self.dir)?;
         if self.keeps_workspace && workspace.restore()? {
-            said.infos.push(workspace.stays());
+            notices.infos.push(workspace.kept_notice());
         }
         write_conf(&self.dir.join("conf"), &self.conf_for(reuse), self.user.as_ref())?;
         hand_over(&self.dir, self.user.as_ref())?;
@@ -226,22 +226,22 @@ impl BuildDir {
     fn conf_for(&self, reuse: Reuse) -> WrittenConf {
         let mut conf = self.conf.clone();
         if self.uses_workspace(reuse) {
-            conf.bblayers = self.workspace().added(&conf.bblayers);
+            conf.bblayers = self.workspace().with_layer(&conf.bblayers);
         }
         conf
     }
 
     /// The build user owns the directory, and may have put a link anywhere. So the configuration is written beside
     /// it, and then moved to its place.
-    fn replace_conf(&self, reuse: Reuse, keep_edited: bool, said: &mut Said) -> Result<()> {
+    fn replace_conf(&self, reuse: Reuse, keep_edited: bool, notices: &mut Notices) -> Result<()> {
         let (conf, new) = (self.dir.join("conf"), self.work.join("build-conf-new"));
         remove_tree(&new, &self.work)?;
         write_conf(&new, &self.conf_for(reuse), self.user.as_ref())?;
         if keep_edited {
             let old = self.dir.join("conf.old");
-            said.aside(clear(&old, &self.work)?);
+            notices.add_set_aside(clear(&old, &self.work)?);
             fs::rename(&conf, &old)?;
-            said.warnings.push((
+            notices.warnings.push((
                 format!(
                     "the configuration in {} was changed since the agent wrote it; it is now in {}, and the \
                      manifest's is in its place",
@@ -251,7 +251,7 @@ impl BuildDir {
                 "put what a build needs into `[config] local_conf` of the manifest".into(),
             ));
         } else {
-            said.aside(clear(&conf, &self.work)?);
+            notices.add_set_aside(clear(&conf, &self.work)?);
         }
         Ok(fs::rename(&new, &conf)?)
     }
@@ -274,7 +274,7 @@ impl BuildDir {
             // Something that the agent has not put there is a change like another text.
             local += &format!("\n# and {}", more.file_name().display());
         }
-        match self.workspace().removed(&bblayers) {
+        match self.workspace().without_layer(&bblayers) {
             Some(without) => (Some([without, local]), true),
             None => (Some([bblayers, local]), false),
         }

@@ -197,7 +197,7 @@ fn the_workspace_of_another_trust_is_not_deleted_and_not_used() {
     let error = dir.prepare(false, Reuse::AsConfigured).unwrap_err();
     assert!(error.message.contains("may have changes that are nowhere else"), "{error}");
     assert!(workspace.join("sources/x/x.c").is_file());
-    // In CI nobody works there.
+    // In CI there is no person who works there.
     dir.keeps_workspace = false;
     dir.prepare(true, Reuse::AsConfigured).unwrap();
     assert!(!workspace.exists());
@@ -210,14 +210,20 @@ fn a_workspace_that_was_moved_comes_back() {
     let dir = build_dir(work.path());
     dir.prepare(false, Reuse::WithEdits).unwrap();
     let workspace = devtool(&dir);
-    Workspace::new(&dir.dir, &dir.work).save(None).unwrap();
+    Workspace::new(&dir.dir, &dir.work, "untrusted").save(None).unwrap();
+    remove_tree(&dir.dir, work.path()).unwrap();
+    // A job of another trust does not get it.
+    let mut other = dir.clone();
+    other.made_by.trust = "trusted".into();
+    other.prepare(false, Reuse::WithEdits).unwrap();
+    assert!(!workspace.exists());
     remove_tree(&dir.dir, work.path()).unwrap();
     dir.prepare(false, Reuse::AsConfigured).unwrap();
     assert!(workspace.join("sources/x/x.c").is_file());
 }
 
 #[test]
-fn what_is_required_must_be_there_and_is_never_emptied() {
+fn a_required_directory_must_exist_and_is_never_emptied() {
     let work = tempfile::tempdir().unwrap();
     let mut dir = build_dir(work.path());
     let error = dir.prepare(false, Reuse::Required).unwrap_err();

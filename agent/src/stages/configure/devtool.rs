@@ -12,8 +12,12 @@ use agent_types::error::{Error, Result};
 /// The name of the workspace in the build directory.
 const NAME: &str = "workspace";
 
-/// Where it is while the build directory is emptied, below the work directory.
+/// Where it is while the build directory is emptied, in the work directory. For each trust in the source there is one:
+/// what one leaves must not get into another's builds.
 const KEPT: &str = "devtool-workspace";
+
+/// What a person can have changed.
+const CONTENT: [&str; 4] = ["appends", "recipes", "sources", "attic"];
 
 /// The end of BBLAYERS as the agent and devtool write it.
 const END: &str = "  \"\n";
@@ -26,8 +30,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub fn new(build: &Path, work: &Path) -> Workspace {
-        Workspace { path: build.join(NAME), kept: work.join(KEPT) }
+    /// `trust`: that in the source, in a few words.
+    pub fn new(build: &Path, work: &Path, trust: &str) -> Workspace {
+        Workspace { path: build.join(NAME), kept: work.join(KEPT).join(trust.replace(' ', "-")) }
+    }
+
+    /// Whether this work directory of a job has a workspace with recipes or sources.
+    pub fn is_in(work: &Path) -> bool {
+        has_entries(&work.join("build").join(NAME), &CONTENT)
+            || fs::read_dir(work.join(KEPT)).is_ok_and(|mut kept| kept.next().is_some())
     }
 
     /// Whether devtool made its layer there.
@@ -37,20 +48,11 @@ impl Workspace {
 
     /// Whether recipes are in work.
     pub fn has_recipes(&self) -> bool {
-        self.has_entries(&["appends", "recipes"])
+        has_entries(&self.path, &["appends", "recipes"])
     }
 
-    fn has_entries(&self, directories: &[&str]) -> bool {
-        let has = |name: &&str| {
-            let directory = self.path.join(name);
-            let is_directory = fs::symlink_metadata(&directory).is_ok_and(|meta| meta.is_dir());
-            is_directory && fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
-        };
-        directories.iter().any(has)
-    }
-
-    /// What a job has to say about it.
-    pub fn notice(&self) -> String {
+    /// The notice of a job, which does not use it.
+    pub fn unused_notice(&self) -> String {
         format!(
             "the recipes in devtool's workspace {} are not part of this job; `build-agent devtool -- finish RECIPE LAYER` \
              puts them into a layer",
@@ -58,13 +60,13 @@ impl Workspace {
         )
     }
 
-    /// What there is to say when the build directory was emptied around it.
-    pub fn stays(&self) -> String {
+    /// The notice that it was kept when the build directory was emptied.
+    pub fn kept_notice(&self) -> String {
         format!("the build directory was emptied, except for devtool's workspace {}", self.path.display())
     }
 
     /// `bblayers.conf` of the agent with this layer, as devtool adds it.
-    pub fn added(&self, bblayers: &str) -> String {
+    pub fn with_layer(&self, bblayers: &str) -> String {
         match bblayers.strip_suffix(END) {
             Some(start) => format!("{start}{}{END}", self.line()),
             None => bblayers.to_owned(),
@@ -72,7 +74,7 @@ impl Workspace {
     }
 
     /// `bblayers.conf` without this layer; `None` if it is not the last one.
-    pub fn removed(&self, bblayers: &str) -> Option<String> {
+    pub fn without_layer(&self, bblayers: &str) -> Option<String> {
         let start = bblayers.strip_suffix(END)?.strip_suffix(&self.line())?;
         Some(format!("{start}{END}"))
     }
@@ -87,7 +89,7 @@ impl Workspace {
     /// # Errors
     /// If it cannot be moved, or if it has something and this job cannot keep it.
     pub fn save(&self, why_foreign: Option<&str>) -> Result<()> {
-        if !self.has_entries(&["appends", "recipes", "sources", "attic"]) {
+        if !has_entries(&self.path, &CONTENT) {
             return Ok(());
         }
         if let Some(why) = why_foreign {
@@ -106,6 +108,9 @@ impl Workspace {
             );
             return Err(Error::usage(message).hint("move one of them, and repeat the command"));
         }
+        if let Some(parent) = self.kept.parent() {
+            fs::create_dir_all(parent)?;
+        }
         Ok(fs::rename(&self.path, &self.kept)?)
     }
 
@@ -122,6 +127,15 @@ impl Workspace {
     }
 }
 
+fn has_entries(workspace: &Path, directories: &[&str]) -> bool {
+    let has = |name: &&str| {
+        let directory = workspace.join(name);
+        let is_directory = fs::symlink_metadata(&directory).is_ok_and(|meta| meta.is_dir());
+        is_directory && fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    directories.iter().any(has)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -130,14 +144,14 @@ mod tests {
 
     #[test]
     fn the_layer_is_added_as_devtool_does_and_removed_again() {
-        let workspace = Workspace::new(Path::new("/w/build"), Path::new("/w"));
+        let workspace = Workspace::new(Path::new("/w/build"), Path::new("/w"), "untrusted");
         let layers: Vec<PathBuf> = vec!["/r/poky/meta".into(), "/src/meta-x".into()];
         let plain = conf::bblayers(&layers).unwrap();
         let with: Vec<PathBuf> = [layers, vec!["/w/build/workspace".into()]].concat();
         let with = conf::bblayers(&with).unwrap();
-        assert_eq!(workspace.added(&plain), with);
-        assert_eq!(workspace.removed(&with), Some(plain.clone()));
-        assert_eq!(workspace.removed(&plain), None);
-        assert_eq!(workspace.removed("BBLAYERS = \"\"\n"), None);
+        assert_eq!(workspace.with_layer(&plain), with);
+        assert_eq!(workspace.without_layer(&with), Some(plain.clone()));
+        assert_eq!(workspace.without_layer(&plain), None);
+        assert_eq!(workspace.without_layer("BBLAYERS = \"\"\n"), None);
     }
 }

@@ -111,6 +111,9 @@ pub struct Pruned {
     /// Work directories of jobs that were deleted; in a dry run those that would be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub work_dirs: Vec<String>,
+    /// Old ones that were kept, because devtool's workspace in them may have changes that are nowhere else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub work_dirs_kept: Vec<String>,
     /// Kept.
     pub unknown: Names,
     pub locks: u64,

@@ -15,8 +15,8 @@ use super::arguments::ShareArgs;
 use super::current_dir::current_dir;
 use super::job::load;
 
-/// The caches, and what the manifest says about them.
-pub struct CachePlace {
+/// The caches, and the settings of the manifest for them.
+pub struct SelectedCaches {
     /// The share; or the local caches, and those of trusted sources if there are any.
     pub shares: Vec<ShareLocation>,
     pub is_local: bool,
@@ -29,35 +29,35 @@ pub struct CachePlace {
 ///
 /// # Errors
 /// Usage, if it selects none.
-pub async fn find(args: &ShareArgs, environment: &AgentEnvironment) -> Result<CachePlace> {
+pub async fn find(args: &ShareArgs, environment: &AgentEnvironment) -> Result<SelectedCaches> {
     let named = args.share.as_deref().map(share_at).transpose()?;
     if args.manifest.manifest.is_none() && (named.is_some() || args.local || !has_manifest()?) {
-        let place = match named {
-            Some(share) => CachePlace::of(vec![share]),
+        let selected = match named {
+            Some(share) => SelectedCaches::of(vec![share]),
             None => local(args, environment)?,
         };
-        return Ok(place);
+        return Ok(selected);
     }
     let settings = load(&args.manifest, environment).await?;
     let of_manifest = settings.cache.share.map(|share| match share {
         SharedCache::Directory(shared) => ShareLocation::Directory(shared.share),
         SharedCache::Bucket(shared) => ShareLocation::Bucket(shared.share),
     });
-    let place = match named.or(of_manifest.filter(|_| !args.local)) {
-        Some(share) => CachePlace::of(vec![share]),
+    let selected = match named.or(of_manifest.filter(|_| !args.local)) {
+        Some(share) => SelectedCaches::of(vec![share]),
         None => local(args, environment)?,
     };
-    Ok(CachePlace {
+    Ok(SelectedCaches {
         sstate_max_age: Some(settings.cache.sstate_max_age),
         downloads_max_age: Some(settings.cache.downloads_max_age),
         prices: settings.cache.prices,
-        ..place
+        ..selected
     })
 }
 
-impl CachePlace {
-    fn of(shares: Vec<ShareLocation>) -> CachePlace {
-        CachePlace {
+impl SelectedCaches {
+    fn of(shares: Vec<ShareLocation>) -> SelectedCaches {
+        SelectedCaches {
             shares,
             is_local: false,
             sstate_max_age: None,
@@ -73,11 +73,11 @@ fn has_manifest() -> Result<bool> {
     Ok([here.as_path(), &config::work_tree(&here)].iter().any(|top| top.join(config::FILE_NAME).exists()))
 }
 
-fn local(args: &ShareArgs, environment: &AgentEnvironment) -> Result<CachePlace> {
+fn local(args: &ShareArgs, environment: &AgentEnvironment) -> Result<SelectedCaches> {
     let work_dir = args.manifest.common.work_dir.as_deref();
     let directory = config::shared_caches(work_dir, environment, &current_dir()?)?.ok_or_else(|| {
         let why = if environment.ci { "in CI, each job has caches of its own" } else { "jobs share no caches" };
-        Error::usage(format!("there is no share and there are no local caches to look at: {why}")).hint(format!(
+        Error::usage(format!("there is no share and there are no local caches: {why}")).hint(format!(
             "name a share with --share or `[cache] share`, or the directory of the local caches with {CACHE_VARIABLE}"
         ))
     })?;
@@ -90,7 +90,7 @@ fn local(args: &ShareArgs, environment: &AgentEnvironment) -> Result<CachePlace>
     }
     let trusted = Some(directory.join(TRUSTED)).filter(|trusted| trusted.exists());
     let shares = [directory].into_iter().chain(trusted).map(|at| ShareLocation::Directory(Share::new(at)));
-    Ok(CachePlace { is_local: true, ..CachePlace::of(shares.collect()) })
+    Ok(SelectedCaches { is_local: true, ..SelectedCaches::of(shares.collect()) })
 }
 
 /// The share with this name: `s3://BUCKET/PREFIX`, else a directory.
