@@ -20,7 +20,7 @@ use super::print;
 use super::servers::servers;
 use super::unrecorded::UnrecordedRun;
 
-/// The environment of a job in its build directory, while nobody else uses it.
+/// The environment of a job in its build directory, which no other job uses at the same time.
 pub struct Session<'a> {
     pub settings: Settings,
     pub configured: BuildEnvironment,
@@ -56,6 +56,9 @@ impl Session<'_> {
         if let Some(notice) = &servers.notice {
             unrecorded.runner.events.info(notice).await;
         }
+        for (warning, hint) in &settings.warnings {
+            unrecorded.runner.events.warn(warning, Some(hint.clone())).await;
+        }
         let mut rules = JobRules::default();
         let prepared = async {
             job::end_leftovers(&settings, &unrecorded.runner).await?;
@@ -82,17 +85,17 @@ impl Session<'_> {
         kvm::probe(&self.settings, &self.configured, &runner).await
     }
 
-    /// Runs the program with the terminal of the agent, and ends what it left.
-    pub async fn run(self, program: OsString, words: Vec<OsString>) -> Result<ExitStatus> {
+    /// Runs the program on the agent's terminal, and then stops BitBake's server.
+    pub async fn run(self, program: OsString, args: Vec<OsString>) -> Result<ExitStatus> {
         let Session { settings, configured, environment, rules, _caches, _exclusive } = self;
-        let mut command = Command::new(program, &configured.build, "shell").args(words);
+        let mut command = Command::new(program, &configured.build, "shell").args(args);
         command.environment = configured.environment(&configured.build);
         if let Some(term) = &environment.term {
             command.environment.set("TERM", term);
         }
         command.user = configured.user.clone();
         let end = agent_process::interactive(&command).await;
-        // What the command says stands, whatever becomes of the server.
+        // The exit status is that of the program, also if the server does not stop.
         let stopped =
             server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await;
         if let Err(error) = stopped {

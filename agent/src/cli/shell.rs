@@ -11,7 +11,7 @@ use super::session::{self, Session};
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = session::settings(&args.manifest, &args.release, args.fresh, environment).await?;
     let session = Session::open(settings, Reuse::WithEdits, environment).await?;
-    let mut words = args.command.into_iter();
-    let program = words.next().unwrap_or_else(|| "/bin/bash".into());
-    session.run(program, words.collect()).await
+    let mut command = args.command.into_iter();
+    let program = command.next().unwrap_or_else(|| "/bin/bash".into());
+    session.run(program, command.collect()).await
 }

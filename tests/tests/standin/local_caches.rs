@@ -75,7 +75,7 @@ fn jobs_of_one_user_share_their_caches() {
         job.local_conf(name)
     };
     let own = |name: &str| places(&work.join(format!("{name}-scarthgap")));
-    // In CI, strangers' jobs may run on the same machine.
+    // In CI, untrusted jobs may run on the same machine.
     for (name, variable) in [("meta-ci", ("CI", "true")), ("meta-off", ("BUILD_AGENT_CACHE", "off"))] {
         let conf = with(name, (variable.0, Path::new(variable.1)));
         assert!(own(name).iter().all(|place| conf.contains(place)), "{conf}");
@@ -100,6 +100,10 @@ fn a_job_has_caches_of_its_own_if_it_cannot_use_the_shared_ones() {
     std::fs::write(&file, "").unwrap();
     run(&file).assert_says(&["does not use the caches of your other jobs"]);
     assert!(is_own());
+    let mut shell = job.0.command(["shell"]);
+    shell.arg(job.0.manifest()).arg("--work-dir").arg(job.0.work()).args(["--", "true"]);
+    shell.env("BUILD_AGENT_CACHE", &file);
+    job.passes(shell).assert_says(&["does not use the caches of your other jobs"]);
     if nix::unistd::geteuid().is_root() {
         // What another user left.
         let foreign = job.0.path().join("foreign");
@@ -124,6 +128,13 @@ fn the_cache_commands_know_the_local_caches() {
     none.assert_says(&["there are no local caches yet"]);
     job.passes(job.command("meta-first", &[]));
     job.passes(job.command("meta-first", &["--trusted"]));
+
+    // Nothing is deleted before the error.
+    let mut command = job.0.command(["cache", "prune", "--layers-max-age", "0s", "--work-max-age", "0s"]);
+    command.arg("--share").arg(&work);
+    let ran = job.0.start(command).wait();
+    ran.assert_code(&[2]);
+    ran.assert_says(&["--work-max-age needs the local caches"]);
 
     let stats = job.cache(&["stats"], &work);
     stats.assert_code(&[0]);
@@ -156,6 +167,12 @@ fn the_cache_commands_know_the_local_caches() {
     running.wait_until("the build", || work.join("meta-second-scarthgap/build/conf").exists());
     job.cache(&[&work_dirs[..], &["--dry-run"]].concat(), &work)
         .assert_says(&["1 work directory would be deleted"]);
+    let source = work.join("meta-first-scarthgap/build/workspace/sources/hello");
+    std::fs::create_dir_all(&source).unwrap();
+    job.cache(&work_dirs, &work)
+        .assert_says(&["1 work directory kept: devtool's workspace", "meta-first-scarthgap"]);
+    assert!(source.exists());
+    std::fs::remove_dir_all(work.join("meta-first-scarthgap/build/workspace")).unwrap();
     job.cache(&work_dirs, &work).assert_says(&["meta-first-scarthgap"]);
     assert!(!work.join("meta-first-scarthgap").exists());
     assert!(work.join("meta-second-scarthgap/build/conf").exists(), "its job still runs");
