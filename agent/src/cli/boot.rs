@@ -4,7 +4,7 @@ use crate::config::{AgentEnvironment, Settings};
 use crate::stages::configure::Reuse;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
-use agent_yocto::runqemu::{self, BootImage, Wanted};
+use agent_yocto::runqemu::{self, BootImage, ImageFilter};
 
 use super::arguments;
 use super::print;
@@ -50,17 +50,17 @@ fn image(args: &arguments::Boot, settings: &Settings) -> Result<BootImage> {
              machine for QEMU such as qemux86-64. If the manifest sets TMPDIR: `build-agent shell -- runqemu`",
         ));
     }
-    let wanted = Wanted {
+    let filter = ImageFilter {
         machine: args.machine.as_deref(),
         image: args.image.as_deref(),
         machines: &settings.config.machines,
         targets: &settings.build.targets,
     };
-    let image = runqemu::choose(&images, wanted).map_err(|why| {
+    let image = runqemu::choose(&images, filter).map_err(|why| {
         Error::usage(why).hint("--machine and --image choose one; `build-agent run` builds what is missing")
     })?;
     if let Some(directory) = image.missing_qemu() {
-        let message = format!("the build's QEMU is gone: {} does not exist", directory.display());
+        let message = format!("the build's QEMU was deleted: {} does not exist", directory.display());
         return Err(Error::usage(message).hint(
             "make it again: `build-agent shell -- bitbake -c addto_recipe_sysroot qemu-helper-native`",
         ));

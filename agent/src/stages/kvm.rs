@@ -5,7 +5,7 @@ use crate::config::Settings;
 use agent_process::{PROBE_LIMIT, Prober, Runner};
 use agent_yocto::testimage::kvm;
 
-/// Runs a guest of one instruction as the build user.
+/// Runs a guest of one instruction with KVM, as the build user.
 ///
 /// # Errors
 /// Why KVM cannot be used.

@@ -31,14 +31,14 @@ pub struct BootImage {
     text: String,
 }
 
-/// Which image is wanted.
+/// Which image to start.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted<'a> {
+pub struct ImageFilter<'a> {
     pub machine: Option<&'a str>,
     pub image: Option<&'a str>,
-    /// The machines of the manifest; the first one with images is used if no machine is wanted.
+    /// The machines of the manifest; without `machine`, the first one with images is used.
     pub machines: &'a [String],
-    /// The targets of the manifest; used if there are several images.
+    /// The targets of the manifest; without `image`, they select one of several.
     pub targets: &'a [String],
 }
 
@@ -111,10 +111,10 @@ fn image_name<'a>(stem: &'a str, machine: &str) -> &'a str {
 ///
 /// # Errors
 /// Why none is certain: a reason for people.
-pub fn choose<'a>(images: &'a [BootImage], wanted: Wanted) -> Result<&'a BootImage, String> {
+pub fn choose<'a>(images: &'a [BootImage], filter: ImageFilter) -> Result<&'a BootImage, String> {
     let is_of = |machine: &str| images.iter().any(|image| image.machine == machine);
     let machines = || list(images.iter().map(|image| image.machine.as_str()));
-    let machine = match wanted.machine {
+    let machine = match filter.machine {
         Some(machine) if is_of(machine) => machine,
         Some(machine) => {
             return Err(format!(
@@ -122,12 +122,12 @@ pub fn choose<'a>(images: &'a [BootImage], wanted: Wanted) -> Result<&'a BootIma
                 machines()
             ));
         }
-        None => match wanted.machines.iter().find(|machine| is_of(machine)) {
+        None => match filter.machines.iter().find(|machine| is_of(machine)) {
             Some(machine) => machine,
             None => {
                 return Err(format!(
                     "no image of the manifest's machines ({}) was built; there are images of {}",
-                    wanted.machines.join(", "),
+                    filter.machines.join(", "),
                     machines()
                 ));
             }
@@ -135,12 +135,12 @@ pub fn choose<'a>(images: &'a [BootImage], wanted: Wanted) -> Result<&'a BootIma
     };
     let of_machine: Vec<&BootImage> = images.iter().filter(|image| image.machine == machine).collect();
     let names = || list(of_machine.iter().map(|image| image.name.as_str()));
-    let fits = |image: &BootImage| match wanted.image {
+    let fits = |image: &BootImage| match filter.image {
         Some(name) => image.name == name,
-        None => of_machine.len() == 1 || wanted.targets.contains(&image.name),
+        None => of_machine.len() == 1 || filter.targets.contains(&image.name),
     };
     let fitting: Vec<&BootImage> = of_machine.iter().copied().filter(|image| fits(image)).collect();
-    match (fitting.as_slice(), wanted.image) {
+    match (fitting.as_slice(), filter.image) {
         ([image], _) => Ok(image),
         ([], Some(name)) => Err(format!("no image {name} was built for {machine}; there are {}", names())),
         _ => Err(format!("there are several images for {machine}: {}; name one with --image", names())),
@@ -159,8 +159,8 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 impl BootImage {
     /// A value of its settings.
     fn value(&self, key: &str) -> Option<&str> {
-        let lines = self.text.lines().filter_map(|line| line.split_once('='));
-        let value = lines.into_iter().find(|(name, _)| name.trim() == key)?.1.trim();
+        let mut lines = self.text.lines().filter_map(|line| line.split_once('='));
+        let value = lines.find(|(name, _)| name.trim() == key)?.1.trim();
         Some(value).filter(|value| !value.is_empty())
     }
 
@@ -173,14 +173,14 @@ impl BootImage {
         fits && self.value("qb_cpu_kvm").is_some()
     }
 
-    /// The directory of the QEMU that the build made, if it is not there any more.
+    /// The directory of the QEMU that the build made, if it was deleted.
     pub fn missing_qemu(&self) -> Option<PathBuf> {
         let directory = self.settings.parent()?.join(self.value("staging_bindir_native")?);
         (!directory.exists()).then_some(directory)
     }
 
-    /// The arguments of runqemu: the console on the terminal, a network that needs no rights, and files that stay as
-    /// they are. `given`: the arguments of a person.
+    /// The arguments of runqemu: the console on the terminal, a network that needs no root, and no changes to the
+    /// image's files. `given`: the user's arguments, which have priority.
     pub fn arguments(&self, kvm: bool, keep_changes: bool, given: &[OsString]) -> Vec<OsString> {
         let has = |word: &str| given.iter().any(|one| one == word);
         let console = if DISPLAYS.into_iter().any(has) { "serialstdio" } else { "nographic" };
@@ -252,9 +252,9 @@ mod tests {
         let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
         let (a, b, c, two, both) =
             (names(&["a"]), names(&["c", "b"]), names(&["c"]), names(&["two"]), names(&["one", "two"]));
-        let plain = |machines| Wanted { machines, ..Wanted::default() };
-        let with = |machines, targets| Wanted { targets, ..plain(machines) };
-        let named = |machine, image| Wanted { machine, image, ..plain(&a) };
+        let plain = |machines| ImageFilter { machines, ..ImageFilter::default() };
+        let with = |machines, targets| ImageFilter { targets, ..plain(machines) };
+        let named = |machine, image| ImageFilter { machine, image, ..plain(&a) };
         for (wanted, chosen) in [
             (plain(&b), Ok(("b", "one"))),
             (with(&a, &two), Ok(("a", "two"))),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_a_person_win() {
+    fn the_arguments_of_the_user_have_priority() {
         let words = |kvm, keep, given: &[&str]| {
             let given: Vec<OsString> = given.iter().map(OsString::from).collect();
             let all = image("m", "i", "").arguments(kvm, keep, &given);

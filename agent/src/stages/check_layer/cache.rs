@@ -35,8 +35,8 @@ impl Untouched {
     }
 }
 
-/// Where digests of files are stored between runs of this job. Each job reads other files, and a run stores only those
-/// that it has read.
+/// Where digests of files are stored between runs of this job. Each job has its own: a run stores only the digests of the
+/// files that it has read.
 pub fn stat_cache(settings: &Settings) -> PathBuf {
     let job = settings.paths.work.file_name().unwrap_or_default().to_string_lossy().replace('.', "_");
     settings.paths.signatures(&settings.cache.trust).join(format!("stat-cache-{job}"))

@@ -29,7 +29,9 @@ pub async fn verify(
                 format!("`repos.{}`: signatures of a local directory are not verified", wanted.name);
             return Err(Error::usage(message).hint("remove `signers`, or the secondary source of CodeBuild"));
         };
-        let Some(ready) = repos.iter().find(|ready| ready.name == wanted.name) else { continue };
+        let ready = repos.iter().find(|ready| ready.name == wanted.name).ok_or_else(|| {
+            Error::internal(format!("`repos.{}` has signers, and was not obtained", wanted.name))
+        })?;
         let signer = Signature { wanted, source, ready, runner, access }.verify(repos).await?;
         let commit = ready.commit.as_deref().unwrap_or_default();
         let message = format!("repo {}: {} is signed with {signer}", wanted.name, what(source, commit));
