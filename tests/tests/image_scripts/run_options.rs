@@ -48,7 +48,7 @@ fn git_gets_the_ssh_agent_or_a_key() {
 #[test]
 fn passwords_of_git_reach_the_agent_in_its_file() {
     let fixture = ScriptFixture::new();
-    let store = "https://me%40x:hunter%3a22@git.example.org\nhttps://bot:hunter33@example.com:8443/group/x.git\n\
+    let store = "https://me%40x:hunter%3a22@git.example.org\nhttps://bot:h%C3%BCnter33@example.com:8443/group/x.git\n\
                  http://me:plain@insecure.example.org\nhttps://git.example.net\n";
     let store = file(&fixture, "store", store);
     let netrc = "# machine no login no password no\nmachine a.example.org\n  login me password hunter44\n\
@@ -62,7 +62,7 @@ fn passwords_of_git_reach_the_agent_in_its_file() {
     let text = secrets.join(" ").replace("secret ", "");
     let expected = [
         "https://git.example.org/=me@x:hunter:22",
-        "https://example.com:8443/=bot:hunter33",
+        "https://example.com:8443/=bot:hünter33",
         "https://a.example.org/=me:hunter44",
         "https://b.example.org/=you:hunter55",
     ];
@@ -70,8 +70,21 @@ fn passwords_of_git_reach_the_agent_in_its_file() {
         text.replace("BUILD_AGENT_GIT_CREDENTIALS=", "").split_whitespace().collect::<Vec<_>>(),
         expected
     );
-    assert!(!call.contains("hunter") && !output_text(&output).contains("hunter"), "{call}");
+    assert!(!call.contains("unter") && !output_text(&output).contains("unter"), "{call}");
     assert_no_secrets_are_left(&fixture);
+
+    // The agent splits the words at blanks, and each at its first colon.
+    for (option, text) in [
+        ("--git-credential-store", "https://me:hunter%2022@git.example.org\n"),
+        ("--git-credential-store", "https://m%3ae:hunter22@git.example.org\n"),
+        ("--netrc", "machine a.example.org login m:e password hunter22\n"),
+    ] {
+        let odd = file(&fixture, "odd", text);
+        let (output, _) = run(&fixture, &fixture.sources(), &[option, odd.to_str().unwrap(), "check"], &[]);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        let output = output_text(&output);
+        assert!(output.contains("which the agent cannot use") && !output.contains("hunter"), "{output}");
+    }
 
     let empty = file(&fixture, "empty", "http://me:hunter22@insecure.example.org\n");
     let words = ["--git-credential-store", empty.to_str().unwrap(), "check"];
@@ -135,20 +148,33 @@ fn the_work_tree_can_be_read_only_and_the_caches_elsewhere() {
 }
 
 #[test]
-fn clean_and_purge_say_what_they_delete_and_ask() {
+fn clean_and_purge_print_what_they_delete_and_ask() {
     for command in ["clean", "purge"] {
         let fixture = ScriptFixture::new();
         let (output, _) = run(&fixture, &fixture.sources(), &[command], &[]);
         assert_eq!(output.status.code(), Some(2), "{command}");
         let text = output_text(&output);
         assert!(text.contains("this deletes the") && text.contains("--force"), "{command}: {text}");
-        assert!(fixture.notes().iter().all(|note| note.starts_with("--version")), "{:?}", fixture.notes());
+        let harmless = ["--version", "version", "volume inspect "];
+        let is_harmless = |note: &String| harmless.iter().any(|start| note.starts_with(start));
+        assert!(fixture.notes().iter().all(is_harmless), "{:?}", fixture.notes());
         let (output, call) = run(&fixture, &fixture.sources(), &["--force", command], &[]);
         assert!(output.status.success(), "{command}: {}", output_text(&output));
         match command {
             "purge" => assert!(call.starts_with("volume rm build-agent-work-"), "{call}"),
             _ => assert!(call.ends_with(" build-agent cache prune --local --work-max-age 0s"), "{call}"),
         }
+    }
+    for (fails, code, expected) in [
+        ("volume inspect", 0, "there is no volume build-agent-work-"),
+        ("version", 2, "docker does not answer"),
+    ] {
+        let fixture = ScriptFixture::new();
+        let fails = [("ENGINE_FAILS", fails)];
+        let (output, _) = run(&fixture, &fixture.sources(), &["--force", "purge"], &fails);
+        assert_eq!(output.status.code(), Some(code), "{expected}");
+        assert!(output_text(&output).contains(expected), "{}", output_text(&output));
+        assert!(fixture.calls("volume rm").is_empty());
     }
 }
 
