@@ -161,7 +161,10 @@ fn a_repository_has_to_be_signed_by_one_of_its_signers() {
     git(&upstream, ["tag", "newer", "good"]);
     check(&[&tag("newer")], Err("`refs/tags/newer` is the signed tag `good` under another name"));
     check(&[r#"repos.poky.signers=["poky:key.asc"]"#], Err("is a key of the repository that it signs"));
-    check(&[r#"repos.poky.signers=[{ fingerprint = "SHA256:x" }]"#], Err("[[repos.poky.signers]] key: is missing"));
+    check(
+        &[r#"repos.poky.signers=[{ fingerprint = "SHA256:x" }]"#],
+        Err("[[repos.poky.signers]] key: is missing"),
+    );
     check(&[r#"repos.poky.signers=["keys/none.asc"]"#], Err("cannot read the key `keys/none.asc`"));
     check(&[r#"repos.poky.signers=["build-agent.toml"]"#], Err("is neither an OpenPGP public key nor"));
 }
