@@ -1,26 +1,24 @@
 //! A stand-in of CodeBuild's batches (`tests/stand-ins/codebuild/server.py`), whose builds are processes of this machine.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::{Sandbox, agent, processes, repository};
+use crate::stand_in::StandIn;
+use crate::{Sandbox, agent, processes};
 
 /// The name of its only project.
 pub const PROJECT: &str = "meta-tested-batch";
 
 /// The server; stopped with all its builds when the value is dropped.
 pub struct CodeBuild {
-    child: Child,
+    server: StandIn,
     directory: PathBuf,
-    port: u16,
 }
 
 impl CodeBuild {
@@ -32,7 +30,7 @@ impl CodeBuild {
         std::os::unix::fs::symlink(agent().get_program(), bin.join("build-agent")).expect("a link");
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&directory, open).expect("a readable directory");
-        let mut config = json!({
+        let config = json!({
             "project": {
                 "name": PROJECT,
                 "environment": { "computeType": "BUILD_GENERAL1_LARGE" },
@@ -42,26 +40,14 @@ impl CodeBuild {
             "store": sandbox.artifacts(),
             "path": [bin],
         });
-        let added = more.as_object().expect("an object").clone();
-        config.as_object_mut().expect("an object").extend(added);
-        std::fs::write(directory.join("config.json"), config.to_string()).expect("the configuration");
-        let server = repository().join("tests/stand-ins/codebuild/server.py");
-        let child = Command::new(python()).arg(server).arg(&directory).spawn().expect("python3");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let port = loop {
-            if let Ok(port) = std::fs::read_to_string(directory.join("port")) {
-                break port.parse().expect("a port");
-            }
-            assert!(Instant::now() < deadline, "the stand-in of CodeBuild does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        CodeBuild { child, directory, port }
+        let server = StandIn::start(python(), "codebuild", &directory, config, more);
+        CodeBuild { server, directory }
     }
 
     /// Gives a command of the agent the address of this server and keys.
     pub fn configure(&self, command: &mut Command) {
         command.envs([
-            ("AWS_ENDPOINT_URL_CODEBUILD", format!("http://127.0.0.1:{}", self.port).as_str()),
+            ("AWS_ENDPOINT_URL_CODEBUILD", format!("http://127.0.0.1:{}", self.server.port).as_str()),
             ("AWS_REGION", "eu-west-1"),
             ("AWS_ACCESS_KEY_ID", "AKIATEST"),
             ("AWS_SECRET_ACCESS_KEY", "secret-of-tests"),
@@ -70,7 +56,7 @@ impl CodeBuild {
 
     /// All batches as BatchGetBuildBatches returns them, and all requests.
     pub fn state(&self) -> Value {
-        serde_json::from_str(&self.request("GET", "/_state", "")).expect("JSON")
+        serde_json::from_str(&self.server.request("GET", "/_state", "")).expect("JSON")
     }
 
     /// How often an operation was called.
@@ -82,17 +68,17 @@ impl CodeBuild {
 
     /// Refuses so many of the next requests.
     pub fn throttle(&self, times: u32) {
-        self.request("POST", "/_throttle", &json!({ "times": times, "drop": false }).to_string());
+        self.server.request("POST", "/_throttle", &json!({ "times": times, "drop": false }).to_string());
     }
 
     /// Closes the connections of so many of the next requests.
     pub fn disconnect(&self, times: u32) {
-        self.request("POST", "/_throttle", &json!({ "times": times, "drop": true }).to_string());
+        self.server.request("POST", "/_throttle", &json!({ "times": times, "drop": true }).to_string());
     }
 
     /// Runs the failed builds of a batch again.
     pub fn retry(&self, batch: &str) {
-        self.request("POST", "/_retry", &json!({ "id": batch }).to_string());
+        self.server.request("POST", "/_retry", &json!({ "id": batch }).to_string());
     }
 
     /// Waits until a batch has ended, and returns it.
@@ -117,24 +103,12 @@ impl CodeBuild {
             |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         builds.map(|build| log(build.path().join("log"))).collect()
     }
-
-    fn request(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the stand-in of CodeBuild");
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        );
-        stream.write_all(format!("{head}{body}").as_bytes()).expect("a request");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
-    }
 }
 
 impl Drop for CodeBuild {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        let _ = self.child.wait();
+        let _ = kill(Pid::from_raw(self.server.child.id() as i32), Signal::SIGTERM);
+        let _ = self.server.child.wait();
         processes::end_all(&self.directory);
     }
 }

@@ -1,13 +1,11 @@
 //! A stand-in of GitHub's API (`tests/stand-ins/github/server.py`): state, permissions, faults, and all exchanges.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::stand_in::StandIn;
 use crate::{npm_package, repository};
 
 /// The package with GitHub's OpenAPI description, and its version.
@@ -15,9 +13,8 @@ const OPENAPI: (&str, &str) = ("@octokit/openapi", "23.0.2");
 
 /// The server; stopped when the value is dropped.
 pub struct GitHubServer {
-    child: Child,
+    server: StandIn,
     directory: tempfile::TempDir,
-    port: u16,
 }
 
 impl GitHubServer {
@@ -25,7 +22,7 @@ impl GitHubServer {
     pub fn start(more: &Value) -> GitHubServer {
         let directory = tempfile::tempdir().expect("a directory");
         let all = ["statuses", "checks", "pull_requests", "security_events", "contents"];
-        let mut config = json!({
+        let config = json!({
             "repository": "example/meta-tested",
             "commits": {},
             "tokens": {
@@ -34,35 +31,23 @@ impl GitHubServer {
                 "ghp_reader": { "login": "reader", "permissions": [] },
             },
         });
-        let added = more.as_object().expect("an object").clone();
-        config.as_object_mut().expect("an object").extend(added);
-        std::fs::write(directory.path().join("config.json"), config.to_string()).expect("the configuration");
-        let server = repository().join("tests/stand-ins/github/server.py");
-        let child = Command::new("python3").arg(server).arg(directory.path()).spawn().expect("python3");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let port = loop {
-            if let Ok(port) = std::fs::read_to_string(directory.path().join("port")) {
-                break port.parse().expect("a port");
-            }
-            assert!(Instant::now() < deadline, "the stand-in of GitHub does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        GitHubServer { child, directory, port }
+        let server = StandIn::start("python3".into(), "github", directory.path(), config, more);
+        GitHubServer { server, directory }
     }
 
     /// The address of the API.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.server.port)
     }
 
     /// Makes later requests fail; see the stand-in.
     pub fn faults(&self, faults: &Value) {
-        self.request("POST", "/_faults", &faults.to_string());
+        self.server.request("POST", "/_faults", &faults.to_string());
     }
 
     /// Everything that was posted.
     pub fn state(&self) -> Value {
-        serde_json::from_str(&self.request("GET", "/_state", "")).expect("JSON")
+        serde_json::from_str(&self.server.request("GET", "/_state", "")).expect("JSON")
     }
 
     /// All requests with their answers.
@@ -94,24 +79,12 @@ impl GitHubServer {
             String::from_utf8_lossy(&compared.stderr)
         );
     }
-
-    fn request(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the stand-in of GitHub");
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        );
-        stream.write_all(format!("{head}{body}").as_bytes()).expect("a request");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
-    }
 }
 
 impl Drop for GitHubServer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.server.child.kill();
+        let _ = self.server.child.wait();
     }
 }
 

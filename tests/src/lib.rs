@@ -19,6 +19,7 @@ mod sandbox;
 mod seaweed;
 mod skipping;
 mod slow;
+mod stand_in;
 
 pub use browser::Browser;
 pub use codebuild::{CodeBuild, PROJECT, unmet_by_codebuild};

@@ -2,12 +2,12 @@
 //! temporary directory.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::stand_in::request;
 use crate::{Part, skip_without};
 
 /// The key of a role for pull requests: it reads everything, and writes only below `cache/pr/7/` of the bucket `share`.
@@ -178,22 +178,6 @@ fn spawn(weed: &Path, home: &Path) -> (Child, u16, u16) {
         .stdout(log.try_clone().expect("the server of the test"))
         .stderr(log);
     (command.spawn().expect("the server of the test"), ports[7], ports[4])
-}
-
-/// Status and body of a request without a key.
-fn request(port: u16, method: &str, path: &str, content: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    // HTTP 1.0: the body ends with the connection.
-    let length = content.len();
-    let head =
-        format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).ok()?;
-    stream.write_all(content).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
-    let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
-    Some((status, answer.split_off(head + 4)))
 }
 
 fn escaped(key: &str) -> String {
