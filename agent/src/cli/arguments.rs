@@ -182,7 +182,7 @@ pub enum Output {
 /// How the cells of a matrix run on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct MatrixArgs {
-    /// How many cells of a matrix run at the same time; auto: as processors and memory allow
+    /// How many cells of a matrix run in parallel; auto: as processors and memory allow
     #[arg(long, value_name = "N|auto", default_value = "auto")]
     pub jobs: Jobs,
     /// How many jobs use this machine at the same time: a matrix runs its cells with it

@@ -2,10 +2,9 @@
 
 use serde::Deserialize;
 
-use crate::report::{Summary, merged};
+use crate::report::{self, Summary, merged};
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
-use agent_types::outcome::Outcome;
 use agent_types::sanitize::sanitize_line;
 
 /// The matrix of a workflow.
@@ -53,8 +52,8 @@ impl ExpectedCells {
         }
         match jobs.first() {
             None => Ok(all),
-            Some(stranger) => {
-                let label = merged::label(&stranger.job);
+            Some(other) => {
+                let label = merged::label(&other.job);
                 Err(Error::usage(format!("the result of {label} is that of no cell of the matrix"))
                     .hint("name only the results of the cells of one run"))
             }
@@ -74,8 +73,7 @@ impl ExpectedCell {
             ..JobIdentity::default()
         };
         let message = sanitize_line(&format!("the cell {} has no result", self.cell)).into_owned();
-        let error = Error::machine(message.clone()).hint("look at the log of its job");
-        merged::without_result(&job, error, Outcome::NotRun(message))
+        report::without_run(job, Error::machine(message).hint("read the log of its job"))
     }
 }
 
@@ -83,14 +81,11 @@ impl ExpectedCell {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::sample::{at, passing_job, reduce};
-    use agent_types::events::EventKind;
+    use crate::report::sample;
     use agent_types::outcome::ExitStatus;
 
     fn passed(cell: Option<&str>) -> Summary {
-        let mut events = passing_job();
-        events.push(at(9000, EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }));
-        let mut summary = reduce(&events);
+        let mut summary = sample::passed();
         summary.job.cell = cell.map(str::to_owned);
         summary
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::config::{self, AgentEnvironment, CACHE_VARIABLE, Cell, Request, Settings};
 use crate::job::Selection;
-use crate::matrix_run::{self, CellChild, Console, ConsoleKind, Jobs, NEED};
+use crate::matrix_run::{self, CellChild, Console, ConsoleKind, Jobs, MEMORY_PER_CELL};
 use crate::report::github_actions::{Annotations, StopCommands};
 use crate::report::{self, CELLS, Report, Summary, merged, sarif};
 use agent_process::{Redactor, Runner, cgroup};
@@ -33,14 +33,14 @@ const PINS: &str = "cells/build-agent.lock";
 /// The cells of a manifest, and how they run.
 pub struct MatrixRun {
     pub cells: Vec<(Cell, Settings)>,
-    /// The command line of each cell, except for what is its own.
+    /// The arguments that all cells have in common.
     pub words: Vec<String>,
     pub jobs: Jobs,
     pub selection: Selection,
     pub output: Output,
 }
 
-/// The words of a cell's command line that all cells have in common.
+/// The arguments that all cells have in common.
 pub fn cell_words(
     command: &str,
     manifest: Option<&str>,
@@ -93,14 +93,15 @@ pub async fn run(
     let memory = last_memory(&run.cells, started.out.path());
     let pins = started.interrupt.or(resolve_cells(&run.cells, environment)).await.map_err(stopped)??;
     let out = started.out.begin_merged()?;
+    fs_err::create_dir_all(out.join(CELLS))?;
     report::replace(&out.join(PINS), config::lock::render(&pins).as_bytes())?;
-    let at_once = at_once(&run, memory);
-    let children = children(&run, &out, at_once, environment)?;
+    let parallel = parallel_cells(&run, memory);
+    let children = children(&run, &out, parallel, environment)?;
 
     let stop_commands =
         environment.github_actions.as_ref().map(|_| StopCommands::new(commands_stream(run.output)));
     if run.output != Output::Json {
-        print::line(format_args!("{}", head(&run, at_once)))?;
+        print::line(format_args!("{}", head(&run, parallel)))?;
     }
     let mut console = console(run.output, &children, environment);
     let secrets: Vec<_> = run
@@ -123,7 +124,7 @@ pub async fn run(
         log_limit: run.cells.iter().map(|(_, settings)| settings.limits.log).max().unwrap_or_default(),
         commands: Arc::default(),
     };
-    let ends = matrix_run::run_all(&children, at_once, &runner, &mut console).await;
+    let ends = matrix_run::run_all(&children, parallel, &runner, &mut console).await;
     drop((runner, console));
     let _ = listener.await;
 
@@ -162,7 +163,7 @@ async fn finish(
     }
     if let Some(why) = merged::disagreement(jobs) {
         let error = Error::internal(format!("the cells have different sources: {why}"));
-        print::diagnostic(format_args!("error: {}", error.hint("start the matrix again")));
+        print::diagnostic(format_args!("error: {}", error.hint("run the matrix again")));
         exit = worsened(exit, ExitStatus::Internal);
     }
     for ((_, settings), job) in run.cells.iter().zip(jobs) {
@@ -199,12 +200,12 @@ fn verdict(jobs: &[(&Summary, PathBuf)], out: &Path, exit: ExitStatus, style: re
     text
 }
 
-/// `4 cells of meta-x, 2 side by side`
-fn head(run: &MatrixRun, at_once: usize) -> String {
+/// `4 cells of meta-x, 2 in parallel`
+fn head(run: &MatrixRun, parallel: usize) -> String {
     let name = run.cells.first().map_or("", |(_, settings)| settings.job.name.as_str());
-    let how = match at_once {
+    let how = match parallel {
         1 => "one after another".to_owned(),
-        several => format!("{several} side by side"),
+        several => format!("{several} in parallel"),
     };
     format!("{} of {name}, {how}", count(run.cells.len() as u64, "cell"))
 }
@@ -216,13 +217,13 @@ fn cell_out(out: &Path, cell: &Cell) -> PathBuf {
 fn children(
     run: &MatrixRun,
     out: &Path,
-    at_once: usize,
+    parallel: usize,
     environment: &AgentEnvironment,
 ) -> Result<Vec<CellChild>> {
     let program = std::env::current_exe()
         .map_err(|error| Error::machine("the path of this program is not known").because(&error))?;
     let (mut variables, secrets) = environment.for_agent();
-    // In CI a job has caches of its own, because a machine may run jobs of strangers. The cells are of one job.
+    // In CI each job has its own caches, because the machine may run untrusted jobs. The cells belong to one job.
     if environment.ci
         && environment.local_cache.is_none()
         && let Some((_, settings)) = run.cells.first()
@@ -237,7 +238,7 @@ fn children(
             format!("--cell={}", cell.id),
             format!("--pins={}", out.join(PINS).display()),
             format!("--out={}", cell_out(out, cell).display()),
-            format!("--machine-share={at_once}"),
+            format!("--machine-share={parallel}"),
             "--output=plain".to_owned(),
         ];
         let words = run.words.iter().chain(&own).map(OsString::from);
@@ -255,10 +256,16 @@ fn children(
     Ok(run.cells.iter().map(child).collect())
 }
 
-fn at_once(run: &MatrixRun, memory: Option<u64>) -> usize {
+fn parallel_cells(run: &MatrixRun, memory: Option<u64>) -> usize {
     let machine = job::machine_shape();
     let free = cgroup::free_memory(Path::new("/"));
-    matrix_run::at_once(run.jobs, run.cells.len(), machine.processors, free, memory.unwrap_or(NEED))
+    matrix_run::parallel_cells(
+        run.jobs,
+        run.cells.len(),
+        machine.processors,
+        free,
+        memory.unwrap_or(MEMORY_PER_CELL),
+    )
 }
 
 /// The most memory that the machine used while one of the cells ran the last time.

@@ -12,7 +12,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::EventKind;
 use agent_types::sanitize::sanitize_line;
 
-/// The time that an agent takes to end after its grace: it writes its reports.
+/// Time limit of an agent for its reports, after its grace.
 const REPORTS: Duration = Duration::from_secs(15);
 
 /// A cell that is to run.
@@ -46,7 +46,7 @@ impl Status {
             return;
         }
         let line = sanitize_line(line.trim());
-        // `[   1m03s] build: …`: the console has a time of its own.
+        // `[   1m03s] build: …`: the console adds its own time.
         let text =
             line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(&*line, |(_, text)| text);
         if !text.is_empty() {
@@ -85,19 +85,19 @@ impl CellChild {
         if !self.secrets.is_empty() {
             command.stdin = Some(Arc::new(self.pipe()?));
         }
-        // The child has limits of its own; this one is for a child that hangs.
+        // The child has its own limits; this one is for a child that hangs.
         command.timeout = Some(self.limit.saturating_add(self.stop_time()));
         command.stall = Some(Duration::MAX);
         let runner = Runner { grace: self.stop_time(), ..runner.clone() };
         runner.run(command, &mut self.status.clone()).await
     }
 
-    /// A pipe with the secrets. Nothing is left of them when the child has read it.
+    /// A pipe with the secrets. It is empty when the child has read it.
     fn pipe(&self) -> Result<OwnedFd> {
         let failed = |error: std::io::Error| Error::machine("cannot make a pipe").because(&error);
         let (reader, mut writer) = std::io::pipe().map_err(failed)?;
         let secrets = self.secrets.clone();
-        // A thread of its own: more than a pipe holds is written while the child reads. Without a reader, it ends.
+        // The secrets may be larger than the buffer of the pipe, so a thread writes them. It ends if there is no reader.
         std::thread::spawn(move || drop(writer.write_all(&secrets)));
         Ok(reader.into())
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_is_the_last_line_that_says_something() {
+    fn the_status_is_the_last_line_with_text() {
         let mut status = Status::default();
         for (line, wanted) in [
             ("[   1m03s] build: core-image-minimal for 1m03s", "build: core-image-minimal for 1m03s"),

@@ -13,7 +13,7 @@ use agent_types::error::Result;
 use super::child::{CellChild, Status};
 use crate::report::{Style, duration};
 
-/// Between two lines about a running cell.
+/// The interval between lines about a running cell.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// How the cells are shown.
@@ -40,7 +40,7 @@ pub struct Console {
 
 struct Running {
     since: Instant,
-    told: Instant,
+    last_line: Instant,
     bar: Option<ProgressBar>,
 }
 
@@ -62,34 +62,34 @@ impl Console {
         }
     }
 
-    /// For others who print on the same terminal.
+    /// For other output on the same terminal.
     pub fn screen(&self) -> MultiProgress {
         self.screen.clone()
     }
 
-    pub fn started(&mut self, place: usize) {
+    pub fn started(&mut self, index: usize) {
         let now = Instant::now();
         let bar = (self.kind == ConsoleKind::Terminal).then(|| {
             let bar = self.screen.add(ProgressBar::no_length().with_style(line_style()));
-            bar.set_prefix(self.cells[place].0.clone());
-            bar.set_message("starts");
+            bar.set_prefix(self.cells[index].0.clone());
+            bar.set_message("starting");
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        self.running.insert(place, Running { since: now, told: now, bar });
+        self.running.insert(index, Running { since: now, last_line: now, bar });
         match self.kind {
-            ConsoleKind::Lines => self.line(&format!("{}: started", self.cells[place].0)),
+            ConsoleKind::Lines => self.line(&format!("{}: started", self.cells[index].0)),
             ConsoleKind::Json => {
-                self.object(&json!({ "event": "cell-started", "cell": self.cells[place].0 }));
+                self.object(&json!({ "event": "cell-started", "cell": self.cells[index].0 }));
             }
             ConsoleKind::Terminal => {}
         }
     }
 
-    pub fn ended(&mut self, place: usize, end: Option<&Result<CommandOutcome>>) {
+    pub fn ended(&mut self, index: usize, end: Option<&Result<CommandOutcome>>) {
         self.ended += 1;
-        let id = self.cells[place].0.clone();
-        let running = self.running.remove(&place);
+        let id = self.cells[index].0.clone();
+        let running = self.running.remove(&index);
         if let Some(bar) = running.as_ref().and_then(|running| running.bar.as_ref()) {
             bar.finish_and_clear();
             self.screen.remove(bar);
@@ -114,12 +114,12 @@ impl Console {
 
     pub fn tick(&mut self) {
         let mut lines = Vec::new();
-        for (place, running) in &mut self.running {
-            let (id, status) = &self.cells[*place];
+        for (index, running) in &mut self.running {
+            let (id, status) = &self.cells[*index];
             match &running.bar {
                 Some(bar) => bar.set_message(status.get()),
-                None if running.told.elapsed() >= INTERVAL => {
-                    running.told = Instant::now();
+                None if running.last_line.elapsed() >= INTERVAL => {
+                    running.last_line = Instant::now();
                     lines.push(format!("{id}: {}", status.get()));
                 }
                 None => {}
@@ -132,7 +132,7 @@ impl Console {
 
     fn line(&self, text: &str) {
         match self.kind {
-            // Without a reader nobody misses it.
+            // Without a terminal, the line is lost, and the cells continue.
             ConsoleKind::Terminal => drop(self.screen.println(text)),
             ConsoleKind::Lines | ConsoleKind::Json => {
                 let since = duration(self.began.elapsed().as_secs_f64());

@@ -1,4 +1,4 @@
-//! Runs all cells, as many side by side as asked for.
+//! Runs all cells, with a limit for those that run in parallel.
 
 use std::time::Duration;
 
@@ -11,35 +11,35 @@ use agent_types::error::Result;
 use super::child::CellChild;
 use super::console::Console;
 
-/// Between two looks of the console at the cells.
+/// The interval between updates of the console.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What happens to a cell, by its place.
-enum News {
+/// The start or the end of a cell, by its index.
+enum CellEvent {
     Started(usize),
     Ended(usize, Option<Result<CommandOutcome>>),
 }
 
-/// Runs the cells to their ends, in their order; `None` for those that a stop kept from starting. A cell that fails does not
+/// Runs the cells to their ends, in their order; `None` for those that did not start because of a stop. A cell that fails does not
 /// stop the others.
 pub async fn run_all(
     cells: &[CellChild],
-    at_once: usize,
+    parallel: usize,
     runner: &Runner,
     console: &mut Console,
 ) -> Vec<Option<Result<CommandOutcome>>> {
-    let (news, mut received) = mpsc::unbounded_channel();
-    let work = stream::iter(cells.iter().enumerate()).for_each_concurrent(at_once, |(place, cell)| {
-        let news = news.clone();
+    let (events, mut received) = mpsc::unbounded_channel();
+    let work = stream::iter(cells.iter().enumerate()).for_each_concurrent(parallel, |(index, cell)| {
+        let events = events.clone();
         async move {
             // The receiver is there until all cells have ended.
             if runner.interrupt.state().is_some() {
-                let _ = news.send(News::Ended(place, None));
+                let _ = events.send(CellEvent::Ended(index, None));
                 return;
             }
-            let _ = news.send(News::Started(place));
+            let _ = events.send(CellEvent::Started(index));
             let end = cell.run(runner).await;
-            let _ = news.send(News::Ended(place, Some(end)));
+            let _ = events.send(CellEvent::Ended(index, Some(end)));
         }
     });
     let mut work = std::pin::pin!(work);
@@ -49,11 +49,11 @@ pub async fn run_all(
     while !is_over || !received.is_empty() {
         tokio::select! {
             biased;
-            Some(news) = received.recv() => match news {
-                News::Started(place) => console.started(place),
-                News::Ended(place, end) => {
-                    console.ended(place, end.as_ref());
-                    ends[place] = end;
+            Some(event) = received.recv() => match event {
+                CellEvent::Started(index) => console.started(index),
+                CellEvent::Ended(index, end) => {
+                    console.ended(index, end.as_ref());
+                    ends[index] = end;
                 }
             },
             () = &mut work, if !is_over => is_over = true,

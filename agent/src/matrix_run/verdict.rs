@@ -8,37 +8,46 @@ use agent_types::events::JobIdentity;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::sanitize::sanitize_line;
 
-use crate::report::{self, Summary, merged};
+use crate::report::{self, Summary};
 
 /// The result of a cell. A cell whose result is missing, incomplete or contradicted by its end is an error, never passed.
-/// `job`: what it is about; `out`: the directory of its reports; `end`: `None` if it was not started.
+/// `job`: its identity; `out`: the directory of its reports; `end`: `None` if it was not started.
 pub fn of_cell(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>>) -> Summary {
-    believable(job, out, end).unwrap_or_else(|(error, outcome)| merged::without_result(job, error, outcome))
+    checked_result(job, out, end).unwrap_or_else(|error| without_result(job, error))
 }
 
-/// Why a cell has no result.
-type Lost = (Error, Outcome);
+/// The result of a cell that has none: an error, or cancelled.
+fn without_result(job: &JobIdentity, error: Error) -> Summary {
+    let why = sanitize_line(&error.message).into_owned();
+    let outcome = match error.class {
+        Class::Cancelled => Outcome::Cancelled(why),
+        _ => Outcome::NotRun(why),
+    };
+    Summary { outcome, ..report::without_run(job.clone(), error) }
+}
 
-fn believable(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>>) -> Result<Summary, Lost> {
+/// The result of a cell, if the end of its process agrees with it; else why it has none.
+fn checked_result(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>>) -> Result<Summary> {
+    let cancelled = |why: &str| Error::new(Class::Cancelled, why);
     let outcome = match end {
         None => return Err(cancelled("it was not started")),
-        Some(Err(error)) => return Err(not_run(error.clone())),
+        Some(Err(error)) => return Err(error.clone()),
         Some(Ok(outcome)) => outcome,
     };
     let read = report::read_result(&out.join("result.json")).and_then(report::recheck_result);
     let summary = match read {
         Ok(summary) if summary.complete => summary,
         Ok(_) | Err(_) if outcome.end == ExitReason::Cancelled => return Err(cancelled("it was cancelled")),
-        // The manifest or the machine did not let the job begin.
-        Ok(summary) if summary.job.id.is_empty() && began_not(outcome) => {
-            return Err(not_run(refused(outcome)));
+        // The job did not start, because of its manifest or its machine.
+        Ok(summary) if summary.job.id.is_empty() && exited_with_error(outcome) => {
+            return Err(printed_error(outcome));
         }
-        Err(_) if began_not(outcome) => return Err(not_run(refused(outcome))),
-        Ok(_) => return Err(not_run(without_report(outcome, out))),
-        Err(error) => return Err(not_run(error)),
+        Err(_) if exited_with_error(outcome) => return Err(printed_error(outcome)),
+        Ok(_) => return Err(without_report(outcome, out)),
+        Err(error) => return Err(error),
     };
     if summary.job.cell != job.cell || summary.job.name != job.name || summary.job.release != job.release {
-        return Err(not_run(Error::internal("its result is that of another job")));
+        return Err(Error::internal("its result is that of another job"));
     }
     let code = match outcome.end {
         ExitReason::Exited(code) => Some(code),
@@ -52,20 +61,11 @@ fn believable(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>
         );
         // A stopped cell may have written its reports before.
         return match summary.exit {
-            ExitStatus::Passed => Err(not_run(Error::internal(message))),
+            ExitStatus::Passed => Err(Error::internal(message)),
             _ => Ok(summary),
         };
     }
     Ok(summary)
-}
-
-fn cancelled(why: &str) -> Lost {
-    (Error::new(Class::Cancelled, why), Outcome::Cancelled(why.to_owned()))
-}
-
-fn not_run(error: Error) -> Lost {
-    let why = sanitize_line(&error.message).into_owned();
-    (error, Outcome::NotRun(why))
 }
 
 fn without_report(outcome: &CommandOutcome, out: &Path) -> Error {
@@ -73,28 +73,20 @@ fn without_report(outcome: &CommandOutcome, out: &Path) -> Error {
     Error::machine(message).hint(format!("build-agent report {}", out.join("events.jsonl").display()))
 }
 
-fn began_not(outcome: &CommandOutcome) -> bool {
+fn exited_with_error(outcome: &CommandOutcome) -> bool {
     matches!(outcome.end, ExitReason::Exited(code) if code != 0)
 }
 
-/// The error that the cell printed, with its class.
-fn refused(outcome: &CommandOutcome) -> Error {
+/// The error that the cell printed, with the class of its exit status.
+fn printed_error(outcome: &CommandOutcome) -> Error {
     let code = match outcome.end {
         ExitReason::Exited(code) => code,
         _ => i32::from(ExitStatus::Internal.code()),
     };
-    let status = ExitStatus::ALL.into_iter().find(|status| i32::from(status.code()) == code);
-    let class = match status {
-        Some(ExitStatus::Usage) => Class::Usage,
-        Some(ExitStatus::Upstream) => Class::Upstream,
-        Some(ExitStatus::OutOfTime) => Class::OutOfTime,
-        Some(ExitStatus::Machine) => Class::Machine,
-        Some(ExitStatus::Cancelled) => Class::Cancelled,
-        _ => Class::Internal,
-    };
+    let class = ExitStatus::from_code(code).and_then(Class::of).unwrap_or(Class::Internal);
     let line = outcome.tail.iter().rev().find(|line| line.contains("error: ")).or(outcome.tail.last());
-    let said = line.map_or(String::new(), |line| format!(": {}", sanitize_line(line.trim())));
-    Error::new(class, format!("its job did not begin (exit status {code}){said}"))
+    let reason = line.map_or(String::new(), |line| format!(": {}", sanitize_line(line.trim())));
+    Error::new(class, format!("its job did not start (exit status {code}){reason}"))
         .hint(format!("the whole output is in {}", outcome.log.display()))
 }
 
@@ -104,8 +96,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::sample::{at, passing_job, reduce};
-    use agent_types::events::EventKind;
+    use crate::report::sample::{passed, passing_job, reduce};
 
     fn ended(end: ExitReason) -> Option<Result<CommandOutcome>> {
         let tail = vec!["error: m.toml:1:1: is wrong".to_owned(), "  hint: x".to_owned()];
@@ -115,9 +106,7 @@ mod tests {
     #[test]
     fn only_a_complete_result_that_its_process_confirms_passes() {
         let place = tempfile::tempdir().unwrap();
-        let mut events = passing_job();
-        events.push(at(9000, EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }));
-        let mut good = reduce(&events);
+        let mut good = passed();
         good.job.cell = Some("c".into());
         let other = JobIdentity { cell: Some("d".into()), ..good.job.clone() };
         let incomplete = reduce(&passing_job());

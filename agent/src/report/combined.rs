@@ -34,7 +34,7 @@ pub fn combined(jobs: &[Summary]) -> Summary {
     all
 }
 
-/// A job that could not begin, or of which nothing is known but the error.
+/// The result of a job that could not begin, or that has no result: the error alone.
 pub fn without_run(job: JobIdentity, error: Error) -> Summary {
     let errors = vec![StageError { stage: None, error }];
     let mut summary = Summary { complete: true, job, errors, ..Summary::default() };
@@ -90,15 +90,7 @@ fn unit(job: &Summary) -> UnitResult {
 
 /// The error of a job that did not end with a verdict on the layer.
 fn error(job: &Summary) -> Option<StageError> {
-    let class = match job.exit {
-        ExitStatus::Passed | ExitStatus::Failed => return None,
-        ExitStatus::Usage => Class::Usage,
-        ExitStatus::Machine => Class::Machine,
-        ExitStatus::Upstream => Class::Upstream,
-        ExitStatus::OutOfTime => Class::OutOfTime,
-        ExitStatus::Internal => Class::Internal,
-        ExitStatus::Cancelled => Class::Cancelled,
-    };
+    let class = Class::of(job.exit)?;
     let why = job.errors.first().map(|error| error.error.message.clone());
     let why = why.or_else(|| job.outcome.reason().map(str::to_owned)).unwrap_or_default();
     let error = Error::new(class, format!("{}: {why}", label(&job.job)));

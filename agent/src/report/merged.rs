@@ -13,7 +13,7 @@ use agent_types::sanitize::sanitize_line;
 use super::console::{failures, plain_verdict};
 use super::output_file::replace;
 use super::result;
-use super::summary::{StageError, Summary};
+use super::summary::Summary;
 use super::totals::suites;
 use super::verdict;
 
@@ -37,7 +37,7 @@ fn machines(job: &JobIdentity) -> String {
     job.machines.join(", ")
 }
 
-/// What tells a job from the others of its release: its machines, or its cell if others have the same machines.
+/// What distinguishes a job from the others of its release: its machines, or its cell if others have the same machines.
 pub fn configuration<'a>(job: &JobIdentity, jobs: impl Iterator<Item = &'a JobIdentity>) -> String {
     let is_same = |other: &JobIdentity| {
         other.name == job.name && other.release == job.release && other.machines == job.machines
@@ -48,15 +48,8 @@ pub fn configuration<'a>(job: &JobIdentity, jobs: impl Iterator<Item = &'a JobId
     }
 }
 
-/// The result of a cell that has none: an error, or cancelled.
-pub fn without_result(job: &JobIdentity, error: Error, outcome: Outcome) -> Summary {
-    let exit = error.class.exit_status();
-    let errors = vec![StageError { stage: None, error }];
-    Summary { complete: true, exit, outcome, job: job.clone(), errors, ..Summary::default() }
-}
-
-/// Why cells of one matrix do not belong together: they were built with other commits of one branch, or judged by other
-/// rules. A cell must not resolve a branch by itself.
+/// Why cells of one matrix do not belong together: they were built with different commits of one branch, or judged by the
+/// rules of different base commits. All cells must use the same pins.
 pub fn disagreement(jobs: &[Summary]) -> Option<String> {
     let mut commits: BTreeMap<(&str, &str, &str), (&str, &str)> = BTreeMap::new();
     let cells = jobs.iter().filter_map(|job| Some((job.job.cell.as_deref()?, job)));
@@ -253,18 +246,10 @@ pub fn write(jobs: &[Summary], out: &Path) -> Result<()> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::report::sample::{at, failing_job, passing_job, reduce};
-    use agent_types::events::EventKind;
+    use crate::report::sample::{failing_job, passed, reduce};
 
     fn job(release: &str, machine: &str, good: bool) -> Summary {
-        let mut events = if good { passing_job() } else { failing_job() };
-        if good {
-            events.push(at(
-                9000,
-                EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed },
-            ));
-        }
-        let mut summary = reduce(&events);
+        let mut summary = if good { passed() } else { reduce(&failing_job()) };
         summary.job.release = release.into();
         summary.job.machines = vec![machine.into()];
         summary.job.id = format!("{release}-{machine}").as_str().into();
@@ -314,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_with_other_commits_of_one_branch_are_no_one_result() {
+    fn cells_with_different_commits_of_one_branch_are_not_merged() {
         let mut jobs = [job("scarthgap", "a", true), job("scarthgap", "b", true)];
         let repo = |commit: &str| agent_types::events::RepoReady {
             name: "poky".into(),

@@ -35,11 +35,11 @@ pub trait Report: Send + Sync {
 /// The reports of a job; by default none.
 #[derive(Default)]
 pub struct Reports {
-    /// Made side by side. They know the verdict, but not what becomes of other reports.
+    /// Made in parallel. They know the verdict, but not what becomes of other reports.
     pub reports: Vec<Box<dyn Report>>,
-    /// Made after these, side by side: they store them where other people read them.
+    /// Made after these, in parallel: they store them where other people read them.
     pub uploads: Vec<Box<dyn Report>>,
-    /// Made after the uploads, side by side: they link to them.
+    /// Made after the uploads, in parallel: they link to them.
     pub posts: Vec<Box<dyn Report>>,
     /// Made last, of everything: what became of the other reports as well.
     pub result: Option<Box<dyn Report>>,
@@ -58,7 +58,7 @@ impl From<Error> for NotMade {
     }
 }
 
-/// Makes the reports side by side and hands over each outcome as soon as it is known, with the report's place.
+/// Makes the reports in parallel and hands over each outcome as soon as it is known, with the report's place.
 pub async fn make(
     reports: &[Box<dyn Report>],
     summary: &Arc<Summary>,

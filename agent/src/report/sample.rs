@@ -28,6 +28,13 @@ pub fn job_id() -> JobId {
     "20260102T030405Z-0f5d7e0c91b2a3d4".into()
 }
 
+/// The summary of [`passing_job`] that has ended.
+pub fn passed() -> Summary {
+    let mut events = passing_job();
+    events.push(at(9000, EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }));
+    reduce(&events)
+}
+
 /// An event so many milliseconds after the start.
 pub fn at(milliseconds: u64, what: EventKind) -> Event {
     Event::at(start() + Duration::from_millis(milliseconds), None, what)

@@ -38,6 +38,19 @@ impl Class {
             Class::Cancelled => ExitStatus::Cancelled,
         }
     }
+
+    /// The class of the error that ends with this exit status; `None` for a verdict on the layer.
+    pub const fn of(exit: ExitStatus) -> Option<Class> {
+        match exit {
+            ExitStatus::Passed | ExitStatus::Failed => None,
+            ExitStatus::Usage => Some(Class::Usage),
+            ExitStatus::Machine => Some(Class::Machine),
+            ExitStatus::Upstream => Some(Class::Upstream),
+            ExitStatus::OutOfTime => Some(Class::OutOfTime),
+            ExitStatus::Internal => Some(Class::Internal),
+            ExitStatus::Cancelled => Some(Class::Cancelled),
+        }
+    }
 }
 
 /// An error: what happened, why, and what to do next.

@@ -146,6 +146,11 @@ impl ExitStatus {
         }
     }
 
+    /// The reverse of [`ExitStatus::code`].
+    pub fn from_code(code: i32) -> Option<ExitStatus> {
+        ExitStatus::ALL.into_iter().find(|status| i32::from(status.code()) == code)
+    }
+
     /// The description for `--help` and the README.
     pub const fn meaning(self) -> &'static str {
         match self {

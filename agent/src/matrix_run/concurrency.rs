@@ -1,4 +1,4 @@
-//! How many cells run side by side.
+//! How many cells run in parallel.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -23,22 +23,22 @@ impl FromStr for Jobs {
     }
 }
 
-/// Fewer processors for a cell make it slower than one after another: BitBake parses with all of them.
-const PROCESSORS: usize = 4;
+/// With fewer processors for each cell, parallel cells are slower than serial ones: BitBake parses with all processors.
+const PROCESSORS_PER_CELL: usize = 4;
 
 /// The memory of a cell that has not run yet, in bytes: BitBake and the tasks of four processors.
-pub const NEED: u64 = 6 << 30;
+pub const MEMORY_PER_CELL: u64 = 6 << 30;
 
-/// How many of `cells` cells run side by side. `free`: the memory that is free, if it is known; `need`: that of one cell.
-pub fn at_once(jobs: Jobs, cells: usize, processors: usize, free: Option<u64>, need: u64) -> usize {
-    let most = match jobs {
+/// How many of `cells` cells run in parallel. `free`: the free memory, if it is known; `need`: the memory of one cell.
+pub fn parallel_cells(jobs: Jobs, cells: usize, processors: usize, free: Option<u64>, need: u64) -> usize {
+    let limit = match jobs {
         Jobs::Number(number) => number.get(),
         Jobs::Auto => {
             let by_memory = free.map_or(usize::MAX, |free| usize::try_from(free / need.max(1)).unwrap_or(1));
-            by_memory.min(processors / PROCESSORS)
+            by_memory.min(processors / PROCESSORS_PER_CELL)
         }
     };
-    most.clamp(1, cells.max(1))
+    limit.clamp(1, cells.max(1))
 }
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processors_and_memory_limit_the_cells_side_by_side() {
+    fn processors_and_memory_limit_parallel_cells() {
         let number = |number: usize| Jobs::Number(NonZeroUsize::new(number).unwrap());
         let gib = |gib: u64| Some(gib << 30);
         for (jobs, cells, processors, free, wanted) in [
@@ -61,7 +61,7 @@ mod tests {
             (number(30), 6, 2, gib(1), 6),
         ] {
             assert_eq!(
-                at_once(jobs, cells, processors, free, NEED),
+                parallel_cells(jobs, cells, processors, free, MEMORY_PER_CELL),
                 wanted,
                 "{jobs:?} {processors} {free:?}"
             );
