@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use agent_types::error::{Error, Result};
 
 use super::compute::needed;
-use super::graph::{self, Cell};
+use super::graph::{self, CellIdentity};
 use super::memory::MemoryTable;
 
 const MIB: u64 = 1 << 20;
@@ -47,7 +47,7 @@ impl Source {
 ///
 /// # Errors
 /// Usage, if there is no cell, or an identifier is invalid or there twice.
-pub fn render(id: &str, source: &Source, cells: &[Cell], memory: &MemoryTable) -> Result<String> {
+pub fn render(id: &str, source: &Source, cells: &[CellIdentity], memory: &MemoryTable) -> Result<String> {
     graph::graph(cells, None, |_| None)?;
     let (pull_request, base) = match &source.pull_request {
         Some((number, base)) => (number.to_string(), base.as_str()),
@@ -73,8 +73,8 @@ mod tests {
     use super::super::memory::MemoryUse;
     use super::*;
 
-    fn cells(ids: &[&str]) -> Vec<Cell> {
-        let cell = |id: &&str| Cell {
+    fn cells(ids: &[&str]) -> Vec<CellIdentity> {
+        let cell = |id: &&str| CellIdentity {
             id: (*id).to_owned(),
             name: "meta-x".into(),
             release: "scarthgap".into(),

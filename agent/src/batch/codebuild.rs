@@ -1,7 +1,7 @@
 //! The part of CodeBuild's API that a batch needs: <https://docs.aws.amazon.com/codebuild/latest/APIReference/>.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,8 +13,7 @@ use agent_types::sanitize::sanitize_line;
 const THROTTLED: [&str; 4] =
     ["ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"];
 
-/// Pauses before a request is sent again. Together they are shorter than the five minutes for which
-/// CodeBuild knows an idempotency token.
+/// Pauses before a request is sent again.
 const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(4),
@@ -23,13 +22,17 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(60),
 ];
 
+/// Time limit for sending a request again. CodeBuild knows an idempotency token for five minutes, and one call of
+/// [`call_json`] may take a minute and a half. After that, a second try would start a second batch.
+const RETRY_LIMIT: Duration = Duration::from_secs(200);
+
 /// Maximum characters of a message of AWS that is shown.
 const LONGEST: usize = 500;
 
-/// How a build, or a batch, stands.
+/// The status of a build or of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildStatus {
-    /// CodeBuild has not said anything yet.
+    /// CodeBuild reports no status yet.
     Waiting,
     InProgress,
     Succeeded,
@@ -37,7 +40,7 @@ pub enum BuildStatus {
     Fault,
     TimedOut,
     Stopped,
-    /// A word that this agent does not know.
+    /// A status that this agent does not know.
     Unknown,
 }
 
@@ -115,7 +118,7 @@ pub struct Batch {
     pub messages: Vec<String>,
 }
 
-/// What a project allows a batch.
+/// A project, and its limits for a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Project {
     /// Whether it has a role for batches.
@@ -126,7 +129,7 @@ pub struct Project {
     pub compute_types: Vec<String>,
 }
 
-/// What a batch is started with.
+/// The arguments of a new batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartBatch<'a> {
     pub project: &'a str,
@@ -158,7 +161,7 @@ pub async fn project(name: &str) -> Result<Project> {
     })
 }
 
-/// Starts a batch. It is safe to lose the answer: the token makes the second try find the first.
+/// Starts a batch. If the answer is lost, the token makes the next try return the same batch.
 ///
 /// # Errors
 /// Usage, if CodeBuild refuses it; upstream, if CodeBuild does not answer.
@@ -193,11 +196,12 @@ pub async fn stop(id: &str) -> Result<()> {
 }
 
 async fn retried(operation: &str, body: &Value) -> Result<Value> {
+    let began = Instant::now();
     let mut pauses = PAUSES.into_iter();
     loop {
         let answer = read(operation, body).await;
         let is_temporary = answer.as_ref().is_err_and(|error| error.class == Class::Upstream);
-        match pauses.next().filter(|_| is_temporary) {
+        match pauses.next().filter(|pause| is_temporary && began.elapsed() + *pause < RETRY_LIMIT) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return answer,
         }
@@ -219,9 +223,8 @@ async fn read(operation: &str, body: &Value) -> Result<Value> {
 /// A refusal by throttling, or by a fault of AWS, is temporary, and so upstream; any other is a mistake.
 fn refusal(answer: &Answer, operation: &str) -> Error {
     let code = answer.code();
-    let message = answer.message().map(|text| shortened(&text));
-    let said = message.map_or_else(|| code.clone(), |message| format!("{code}: {message}"));
-    let text = format!("CodeBuild refused {operation}: {said}");
+    let reason = answer.message().map_or_else(|| code.clone(), |message| format!("{code}: {message}"));
+    let text = format!("CodeBuild refused {operation}: {}", shortened(&reason));
     if answer.status >= 500 || THROTTLED.contains(&code.as_str()) {
         return Error::upstream(text).hint("retry later");
     }
@@ -255,7 +258,7 @@ fn parse_batch(value: &Value) -> Result<Batch> {
     let contexts = phases.flat_map(|phase| phase["contexts"].as_array().into_iter().flatten());
     let messages = contexts.filter_map(|context| context["message"].as_str());
     Ok(Batch {
-        id: id.to_owned(),
+        id: shortened(id),
         status: value["buildBatchStatus"].as_str().map_or(BuildStatus::Waiting, BuildStatus::parse),
         builds: builds.collect(),
         messages: messages.filter(|text| !text.is_empty()).map(shortened).collect(),
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_goes_away_by_itself_is_retried() {
+    fn only_temporary_refusals_are_retried() {
         for (status, body, wanted) in [
             (400, r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#, Class::Upstream),
             (503, "", Class::Upstream),

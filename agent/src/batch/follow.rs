@@ -10,30 +10,30 @@ use agent_types::error::{Class, Error, Result};
 
 use super::codebuild::{self, Batch, BuildStatus, CellBuild};
 
-/// How long CodeBuild may give no answer. The batch does not need this program.
-const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// Time limit without an answer of CodeBuild. The batch continues without this program.
+const NO_ANSWER_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// How long the builds of a batch that has ended, or is being stopped, may take to end.
-const STOPPING: Duration = Duration::from_secs(5 * 60);
+/// Time limit for the builds of a batch that has ended, or is being stopped.
+const STOP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Maximum messages of a batch that are shown.
 const MOST_MESSAGES: usize = 20;
 
-/// What is watched, and how.
+/// A batch to watch.
 pub struct Follow<'a> {
     pub batch: &'a str,
     /// The builds in the order in which they are shown.
     pub nodes: &'a [String],
-    /// The time between two questions.
+    /// The time between two requests.
     pub pause: Duration,
     pub interrupt: &'a Interrupt,
     /// Shows a line.
     pub print: &'a (dyn Fn(&str) + Sync),
 }
 
-/// The end of a batch.
+/// A batch that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct BatchOutcome {
     pub batch: Batch,
     /// Whether a signal to this program stopped it.
     pub cancelled: bool,
@@ -42,35 +42,37 @@ pub struct Ended {
 /// Waits until the batch ends. A signal stops it, and with it all its builds.
 ///
 /// # Errors
-/// Upstream, if CodeBuild gives no answer for half an hour; usage, if it refuses to give one; cancelled, by a second signal.
-pub async fn follow(follow: &Follow<'_>) -> Result<Ended> {
+/// Upstream, if CodeBuild does not answer for half an hour; usage, if it refuses the request; cancelled, by a second signal.
+pub async fn follow(follow: &Follow<'_>) -> Result<BatchOutcome> {
     let mut shown = Shown::default();
-    let mut answered = Instant::now();
+    let mut last_answer = Instant::now();
     let mut stopped = false;
     let mut ended: Option<Instant> = None;
-    let mut is_silent = false;
+    let mut is_retrying = false;
     loop {
         match codebuild::batch(follow.batch).await {
             Ok(batch) => {
-                (answered, is_silent) = (Instant::now(), false);
+                (last_answer, is_retrying) = (Instant::now(), false);
                 shown.changes(&batch, follow.nodes).iter().for_each(|line| (follow.print)(line));
                 if stopped || batch.status.has_ended() {
                     let since = *ended.get_or_insert_with(Instant::now);
                     let runs = |build: &CellBuild| build.status == BuildStatus::InProgress;
                     let is_over = batch.status.has_ended() && !batch.builds.values().any(runs);
-                    if is_over || since.elapsed() > STOPPING {
-                        return Ok(Ended { batch, cancelled: stopped });
+                    if is_over || since.elapsed() > STOP_LIMIT {
+                        return Ok(BatchOutcome { batch, cancelled: stopped });
                     }
                 }
             }
-            Err(error) if error.class != Class::Upstream || answered.elapsed() > PATIENCE => {
-                return Err(error.hint("the batch goes on; `build-agent merge --batch ID` reports it later"));
+            Err(error) if error.class != Class::Upstream || last_answer.elapsed() > NO_ANSWER_LIMIT => {
+                return Err(
+                    error.hint("the batch continues; `build-agent merge --batch ID` reports it later")
+                );
             }
             Err(error) => {
-                if !is_silent {
+                if !is_retrying {
                     (follow.print)(&format!("{}; retrying", error.message));
                 }
-                is_silent = true;
+                is_retrying = true;
             }
         }
         if !stopped {
@@ -92,7 +94,7 @@ pub async fn follow(follow: &Follow<'_>) -> Result<Ended> {
     }
 }
 
-/// What was shown of a batch.
+/// The state of a batch that was shown last.
 #[derive(Debug, Default)]
 struct Shown {
     builds: BTreeMap<String, CellBuild>,
@@ -161,7 +163,8 @@ mod tests {
         let mut shown = Shown::default();
         let running = build(BuildStatus::InProgress, "u1");
         let waiting = CellBuild { status: BuildStatus::Waiting, id: None, arn: None };
-        let first = batch(&[("warm", running.clone()), ("scarthgap_a", waiting), ("stranger", running)], &[]);
+        let first =
+            batch(&[("warm", running.clone()), ("scarthgap_a", waiting), ("unexpected", running)], &[]);
         let page = "https://console.aws.amazon.com/codesuite/codebuild/1/projects/p/build/p:";
         assert_eq!(
             shown.changes(&first, &nodes),

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use agent_types::error::{Error, Result};
 
 use super::compute::ComputeType;
@@ -17,12 +15,11 @@ pub const MERGE: &str = "merge";
 /// Maximum length of an identifier. CodeBuild documents none; the names of its logs and pages contain it.
 const LONGEST: usize = 100;
 
-/// One job of the matrix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cell {
+/// One job of the matrix, as its result names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellIdentity {
     /// Letters, digits and `_`.
     pub id: String,
-    /// What a result of it must say of its job.
     pub name: String,
     pub release: String,
     pub machines: Vec<String>,
@@ -33,7 +30,7 @@ pub struct Cell {
 pub struct Node {
     pub id: String,
     pub depends_on: Vec<String>,
-    /// `None`: that of the project.
+    /// `None`: the compute type of the project.
     pub compute_type: Option<ComputeType>,
     /// Whether builds that wait for it run although it failed.
     pub ignore_failure: bool,
@@ -45,12 +42,12 @@ pub struct Node {
 /// # Errors
 /// Usage, if there is no cell, or an identifier is invalid or there twice.
 pub fn graph(
-    cells: &[Cell],
+    cells: &[CellIdentity],
     warm: Option<ComputeType>,
-    of_cell: impl Fn(&Cell) -> Option<ComputeType>,
+    of_cell: impl Fn(&CellIdentity) -> Option<ComputeType>,
 ) -> Result<Vec<Node>> {
     if cells.is_empty() {
-        return Err(Error::usage("the manifest has no [matrix], so there is nothing to spread")
+        return Err(Error::usage("the manifest has no [matrix], so a batch has no cells")
             .hint("add a [matrix], or use `build-agent run` for a single job"));
     }
     let mut seen = BTreeSet::new();
@@ -62,12 +59,12 @@ pub fn graph(
                 .hint("identifiers have 1 to 100 letters, digits and `_`"));
         }
         if [WARM, MERGE].contains(&id.as_str()) {
-            return Err(Error::usage(format!("a cell must not be called `{id}`"))
+            return Err(Error::usage(format!("a cell must not be named `{id}`"))
                 .hint("add an axis to the [matrix], so that the cell gets a longer name"));
         }
         // In file systems and on pages, letters may differ only in their case.
         if !seen.insert(id.to_ascii_lowercase()) {
-            return Err(Error::usage(format!("two cells are called `{id}`")));
+            return Err(Error::usage(format!("two cells are named `{id}`")));
         }
     }
     let mut nodes =
@@ -92,8 +89,13 @@ pub fn graph(
 mod tests {
     use super::*;
 
-    pub fn cell(id: &str) -> Cell {
-        Cell { id: id.into(), name: "meta-x".into(), release: "scarthgap".into(), machines: vec![id.into()] }
+    pub fn cell(id: &str) -> CellIdentity {
+        CellIdentity {
+            id: id.into(),
+            name: "meta-x".into(),
+            release: "scarthgap".into(),
+            machines: vec![id.into()],
+        }
     }
 
     #[test]
@@ -118,12 +120,12 @@ mod tests {
             (&[""], "cannot be a build"),
             (&["a-b"], "cannot be a build"),
             (&["a\nb"], "cannot be a build"),
-            (&["warm"], "must not be called"),
-            (&["a", "merge"], "must not be called"),
+            (&["warm"], "must not be named"),
+            (&["a", "merge"], "must not be named"),
             (&["a", "A"], "two cells"),
         ];
         for (ids, wanted) in table {
-            let cells: Vec<Cell> = ids.iter().map(|id| cell(id)).collect();
+            let cells: Vec<CellIdentity> = ids.iter().map(|id| cell(id)).collect();
             let error = graph(&cells, None, |_| None).unwrap_err();
             assert!(error.message.contains(wanted), "{ids:?}: {error}");
         }

@@ -1,7 +1,7 @@
-//! Where the builds of a batch meet in the store.
+//! The paths of a batch in the store of artifacts.
 //!
 //! ```text
-//! batches/v1/<name>/memory.json                                    what each cell used of its last machine
+//! batches/v1/<name>/memory.json                                    peak memory of the last run of each cell
 //! batches/v1/<name>/<commit>/<manifest>-<batch>/lock               the pins of all cells, written once
 //! batches/v1/<name>/<commit>/<manifest>-<batch>/cells/<cell>/<attempt>/{started,result.json}
 //! batches/v1/<name>/<commit>/<manifest>-<batch>/merged/            the reports of all cells together
@@ -35,15 +35,15 @@ pub fn parse_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Tells one batch from all others. Each build computes it from what it was given and from its own checkout, so that a build
-/// of another commit, of another manifest or of another batch finds nothing of this one.
+/// Identifies one batch. Each build computes it from its command line and from its own checkout, so that a build of another
+/// commit, of another manifest or of another batch finds nothing of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchKey {
-    /// Of the manifest.
+    /// The name of the job in the manifest.
     pub name: String,
     /// The commit under test.
     pub commit: String,
-    /// SHA-256 of what the cells are, in hexadecimal.
+    /// SHA-256 of the cells and the manifest, in hexadecimal.
     pub manifest: String,
     pub id: String,
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_commit_manifest_or_batch_is_another_place() {
+    fn another_commit_manifest_or_batch_is_another_directory() {
         let key = |name, commit, manifest, id| {
             BatchKey::new(name, Some(commit), false, manifest, id).unwrap().directory()
         };

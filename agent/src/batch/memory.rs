@@ -8,11 +8,11 @@ use agent_types::machine_use::MachineSample;
 
 use crate::report::Summary;
 
-/// What a run used of its machine's memory. Bytes.
+/// Peak memory of a run, and the memory of its machine. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
     pub peak: u64,
-    /// What it could use.
+    /// The memory that the run could use.
     pub limit: u64,
 }
 
@@ -24,7 +24,7 @@ impl MemoryUse {
         (limit > 0).then_some(MemoryUse { peak, limit })
     }
 
-    /// Whether the run needed more than there was, as far as one can see.
+    /// Whether the run used up the memory of its machine, so that it may need more.
     pub fn is_used_up(self) -> bool {
         let sample =
             MachineSample { memory_used: self.peak, memory_limit: self.limit, ..MachineSample::default() };
@@ -39,7 +39,7 @@ pub struct MemoryTable {
     pub cells: BTreeMap<String, MemoryUse>,
 }
 
-/// Maximum number of cells that are remembered.
+/// Maximum number of cells in the table.
 const MOST_CELLS: usize = 1000;
 
 impl MemoryTable {
@@ -48,7 +48,7 @@ impl MemoryTable {
     /// Maximum bytes of the file.
     pub const LARGEST: u64 = 1 << 20;
 
-    /// The table in this file. One that is not valid is as good as none: it only says which machine is tried first.
+    /// Parses the file. An invalid one is ignored: the table only decides which machine is tried first.
     pub fn parse(bytes: &[u8]) -> MemoryTable {
         let read: Option<MemoryTable> = serde_json::from_slice(bytes).ok();
         read.filter(|table| table.schema == Self::SCHEMA && table.cells.len() <= MOST_CELLS)

@@ -1,7 +1,8 @@
 //! The verdict of a batch, from the results of its cells: pure.
 //!
 //! A cell passes only by a result of its latest attempt that is complete, agrees with itself, and is about this cell and this
-//! commit. Everything else is red: no result, a damaged one, or one that CodeBuild contradicts.
+//! commit. Everything else is red: no result, a damaged one, or one that CodeBuild contradicts. If the cells have different
+//! sources, none of them passes.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,10 @@ use agent_types::events::JobIdentity;
 use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
 
-use crate::report::{self, Summary};
+use crate::report::{self, Summary, merged as reports};
 
 use super::codebuild::{BuildStatus, CellBuild};
-use super::graph::Cell;
+use super::graph::CellIdentity;
 use super::records::{Attempts, Found};
 
 /// The results of all cells, in the order of the cells.
@@ -23,12 +24,12 @@ pub struct Merged {
     pub warnings: Vec<String>,
 }
 
-/// Merges what the store has of the cells. `said`: what CodeBuild says of the build of each cell, if it was asked.
+/// Merges the results of the cells in the store. `builds`: the build of each cell as CodeBuild reports it, if it was queried.
 pub fn merge(
-    cells: &[Cell],
+    cells: &[CellIdentity],
     commit: &str,
     found: &Found,
-    said: Option<&BTreeMap<String, CellBuild>>,
+    builds: Option<&BTreeMap<String, CellBuild>>,
 ) -> Merged {
     let mut merged = Merged::default();
     for cell in cells {
@@ -36,25 +37,34 @@ pub fn merge(
         if let Some(attempts) = attempts.filter(|attempts| attempts.number > 1) {
             merged.warnings.push(format!("{} ran {} times; the last time counts", cell.id, attempts.number));
         }
-        let build = said.map(|said| said.get(&cell.id));
-        let job = believable(cell, commit, attempts, build).unwrap_or_else(|why| {
+        let build = builds.map(|builds| builds.get(&cell.id));
+        let job = checked_result(cell, commit, attempts, build).unwrap_or_else(|why| {
             merged.warnings.push(format!("{}: {why}", cell.id));
             lost(cell, commit, &why)
         });
         merged.jobs.push(job);
     }
-    if let Some(first) = found.strangers.first() {
+    if let Some(why) = reports::disagreement(&merged.jobs) {
+        let why = format!("the cells have different sources: {why}");
+        for (cell, job) in cells.iter().zip(&mut merged.jobs) {
+            if job.exit == ExitStatus::Passed {
+                *job = lost(cell, commit, &why);
+            }
+        }
+        merged.warnings.push(why);
+    }
+    if let Some(first) = found.unexpected.first() {
         merged.warnings.push(format!(
             "{} of the store are of no cell of this batch and were not read, such as `{first}`",
-            agent_types::words::count(found.strangers.len() as u64, "file")
+            agent_types::words::count(found.unexpected.len() as u64, "file")
         ));
     }
     merged
 }
 
-/// The result of a cell, if nothing speaks against it; else why not. `build`: what CodeBuild says, if it was asked.
-fn believable(
-    cell: &Cell,
+/// The result of a cell, if all checks agree with it; else the reason. `build`: as CodeBuild reports it, if it was queried.
+fn checked_result(
+    cell: &CellIdentity,
     commit: &str,
     attempts: Option<&Attempts>,
     build: Option<Option<&CellBuild>>,
@@ -67,7 +77,7 @@ fn believable(
     if let Some(id) = build.flatten().and_then(|build| build.id.as_deref())
         && attempts.latest.build() != id
     {
-        return Err(format!("its last build has left nothing{ended}"));
+        return Err(format!("its last build has no result{ended}"));
     }
     let bytes = match &attempts.result {
         Some(read) => read.as_ref().map_err(|why| sanitize_line(why).into_owned())?,
@@ -92,9 +102,9 @@ fn believable(
 }
 
 /// The result of a cell that has none.
-fn lost(cell: &Cell, commit: &str, why: &str) -> Summary {
+fn lost(cell: &CellIdentity, commit: &str, why: &str) -> Summary {
     let error = Error::machine(format!("the cell {} has no result: {why}", cell.id))
-        .hint("look at the log of its build; retry the batch");
+        .hint("read the log of its build, then retry the batch");
     let job = JobIdentity {
         name: cell.name.clone(),
         release: cell.release.clone(),

@@ -1,17 +1,16 @@
 use std::time::{Duration, SystemTime};
 
-use agent_types::events::EventKind;
-use agent_types::outcome::Outcome;
+use agent_types::reproduction::Reproduction;
 
 use super::super::records::Attempt;
 use super::*;
 use crate::report::merged;
-use crate::report::sample::{at, failing_job, passing_job, reduce};
+use crate::report::sample;
 
 const COMMIT: &str = "c0ffee";
 
-fn cells(number: usize) -> Vec<Cell> {
-    let cell = |number| Cell {
+fn cells(number: usize) -> Vec<CellIdentity> {
+    let cell = |number| CellIdentity {
         id: format!("scarthgap_m{number}"),
         name: "meta-x".into(),
         release: "scarthgap".into(),
@@ -20,12 +19,8 @@ fn cells(number: usize) -> Vec<Cell> {
     (0..number).map(cell).collect()
 }
 
-fn result(cell: &Cell, passed: bool) -> Summary {
-    let mut events = if passed { passing_job() } else { failing_job() };
-    if passed {
-        events.push(at(9000, EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }));
-    }
-    let mut summary = reduce(&events);
+fn result(cell: &CellIdentity, passed: bool) -> Summary {
+    let mut summary = if passed { sample::passed() } else { sample::reduce(&sample::failing_job()) };
     summary.job.name.clone_from(&cell.name);
     summary.job.release.clone_from(&cell.release);
     summary.job.machines.clone_from(&cell.machines);
@@ -44,24 +39,25 @@ fn attempt(result: Option<Vec<u8>>) -> Attempts {
     Attempts { number: 1, latest, result: result.map(Ok) }
 }
 
-fn green(cells: &[Cell]) -> Found {
-    let found = |cell: &Cell| (cell.id.clone(), attempt(Some(bytes(&result(cell, true)))));
-    Found { cells: cells.iter().map(found).collect(), strangers: Vec::new() }
+fn green(cells: &[CellIdentity]) -> Found {
+    let found = |cell: &CellIdentity| (cell.id.clone(), attempt(Some(bytes(&result(cell, true)))));
+    Found { cells: cells.iter().map(found).collect(), unexpected: Vec::new() }
 }
 
-fn builds(cells: &[Cell], status: BuildStatus) -> BTreeMap<String, CellBuild> {
-    let build = |cell: &Cell| (cell.id.clone(), CellBuild { status, id: Some("u-1".into()), arn: None });
+fn builds(cells: &[CellIdentity], status: BuildStatus) -> BTreeMap<String, CellBuild> {
+    let build =
+        |cell: &CellIdentity| (cell.id.clone(), CellBuild { status, id: Some("u-1".into()), arn: None });
     cells.iter().map(build).collect()
 }
 
-fn exit(cells: &[Cell], found: &Found) -> ExitStatus {
+fn exit(cells: &[CellIdentity], found: &Found) -> ExitStatus {
     let merged = merge(cells, COMMIT, found, None);
     assert_eq!(merged.jobs.len(), cells.len());
     merged::exit(&merged.jobs)
 }
 
 /// How a cell may be lost.
-fn lose(found: &mut Found, cell: &Cell, how: usize) {
+fn lose(found: &mut Found, cell: &CellIdentity, how: usize) {
     match how % 3 {
         0 => drop(found.cells.remove(&cell.id)),
         1 => drop(found.cells.insert(cell.id.clone(), attempt(None))),
@@ -144,7 +140,27 @@ fn a_result_of_something_else_is_none() {
     }
 }
 
-/// A cell cannot forge what CodeBuild saw.
+/// Cells that were judged by different base commits are not one result.
+#[test]
+fn cells_with_different_sources_do_not_pass() {
+    let all = cells(2);
+    let mut found = green(&all);
+    let on_base = |cell: &CellIdentity, base: &str| {
+        let mut summary = result(cell, true);
+        summary.reproduction = Some(Reproduction { base: Some(base.into()), ..Reproduction::default() });
+        attempt(Some(bytes(&summary)))
+    };
+    for (bases, wanted) in [(["a", "a"], ExitStatus::Passed), (["a", "b"], ExitStatus::Machine)] {
+        for (cell, base) in all.iter().zip(bases) {
+            found.cells.insert(cell.id.clone(), on_base(cell, base));
+        }
+        let merged = merge(&all, COMMIT, &found, Some(&builds(&all, BuildStatus::Succeeded)));
+        assert_eq!(merged::exit(&merged.jobs), wanted, "{bases:?}");
+        assert!(merged.jobs.iter().all(|job| job.exit == wanted), "{bases:?}");
+    }
+}
+
+/// A cell cannot forge the status of its build.
 #[test]
 fn codebuild_has_to_agree_with_a_pass() {
     let all = cells(2);
@@ -165,7 +181,7 @@ fn codebuild_has_to_agree_with_a_pass() {
     later.get_mut(&all[0].id).unwrap().id = Some("u-2".into());
     let merged = merge(&all, COMMIT, &found, Some(&later));
     assert_ne!(merged::exit(&merged.jobs), ExitStatus::Passed);
-    assert!(merged.warnings[0].contains("its last build has left nothing"), "{:?}", merged.warnings);
+    assert!(merged.warnings[0].contains("its last build has no result"), "{:?}", merged.warnings);
 }
 
 #[test]
@@ -174,7 +190,7 @@ fn hostile_results_are_escaped_and_bounded() {
     for text in ["\u{1b}[31m", "{\"schema\": \"\u{1b}[31m\\n::error::\"}", ""] {
         let mut found = green(&all);
         found.cells.insert(all[0].id.clone(), attempt(Some(text.as_bytes().to_vec())));
-        found.strangers = vec!["a".into(); 4];
+        found.unexpected = vec!["a".into(); 4];
         let merged = merge(&all, COMMIT, &found, None);
         assert_eq!(merged::exit(&merged.jobs), ExitStatus::Machine);
         assert!(merged.warnings.iter().all(|line| !line.contains(['\n', '\u{1b}'])), "{:?}", merged.warnings);

@@ -1,12 +1,12 @@
-//! The cells of a matrix as builds of their own on other machines: one batch of CodeBuild, with one result.
+//! The cells of a matrix as separate builds on other machines: one batch of CodeBuild, with one result.
 //!
 //! ```text
 //! warm ──> cell, cell, cell … ──> merge
 //! ```
 //!
 //! [`graph`] says which builds there are, [`spec`] writes them as a buildspec, [`codebuild`] starts and reads the batch, and
-//! [`follow`] watches it. CodeBuild passes no data between the builds of a batch. They meet in the store of artifacts, below
-//! a path that each of them computes ([`key`]): `warm` stores the lock for all cells, and each cell its result ([`records`]).
+//! [`follow`] watches it. CodeBuild passes no data between the builds of a batch. They share it in the store of artifacts,
+//! below a path that each of them computes ([`key`]): `warm` stores the lock for all cells, and each cell its result ([`records`]).
 //! [`merge`] decides: a cell without a result is never green.
 
 pub mod aws_batch;

@@ -1,7 +1,7 @@
 //! What the builds of a batch write into the store, and read from it: the lock, and the result of each attempt of each cell.
 //!
-//! Builds of an untrusted source write here. So everything that is read is bounded, and nothing of it decides what is read:
-//! the cells come from the manifest.
+//! Builds of an untrusted source write here. So everything that is read is bounded, and only the manifest decides which cells
+//! are read.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -12,14 +12,14 @@ use agent_objects::Created;
 use agent_types::error::{Error, Result};
 use agent_types::sanitize::sanitize_line;
 
-use super::graph::Cell;
+use super::graph::CellIdentity;
 use super::key::BatchKey;
 
 /// Maximum bytes of a lock.
 const LARGEST_LOCK: u64 = 1 << 20;
 
-/// Maximum bytes of a result.
-const LARGEST_RESULT: u64 = 64 << 20;
+/// Maximum bytes of a result, or of another report.
+pub const LARGEST_RESULT: u64 = 64 << 20;
 
 /// Maximum number of files of all attempts of a batch.
 const MOST_FILES: usize = 5000;
@@ -39,7 +39,7 @@ pub struct BatchStore {
 pub struct Attempt(String);
 
 impl Attempt {
-    /// `build` tells builds apart that start at the same time.
+    /// `build` distinguishes builds that start at the same time.
     pub fn new(now: SystemTime, build: &str) -> Attempt {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Attempt(format!("{:013}-{}", since.as_millis(), part(build)))
@@ -57,7 +57,7 @@ impl Attempt {
     }
 }
 
-/// What the store has of a cell.
+/// The attempts of a cell in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {
     pub number: usize,
@@ -66,12 +66,12 @@ pub struct Attempts {
     pub result: Option<Result<Vec<u8>, String>>,
 }
 
-/// What the store has of all cells.
+/// The attempts of all cells in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub cells: BTreeMap<String, Attempts>,
-    /// Files that are not those of a cell of this batch.
-    pub strangers: Vec<String>,
+    /// Files of no cell of this batch; they were not read.
+    pub unexpected: Vec<String>,
 }
 
 impl BatchStore {
@@ -123,15 +123,15 @@ impl BatchStore {
     ///
     /// # Errors
     /// If the files cannot be listed, or are too many: then a later attempt may be missing.
-    pub async fn read(&self, cells: &[Cell]) -> Result<Found> {
+    pub async fn read(&self, cells: &[CellIdentity]) -> Result<Found> {
         let below = self.key.cells();
         let records = self.store.list(&below, MOST_FILES).await?;
         if records.len() >= MOST_FILES {
             return Err(Error::upstream(format!(
-                "{} has more than {MOST_FILES} files",
+                "{} has {MOST_FILES} files or more",
                 self.store.shown(&below)
             ))
-            .hint("the batch cannot have written them: look at who can write there"));
+            .hint("the batch cannot have written them: check who can write there"));
         }
         let mut found = Found::default();
         let mut attempts: BTreeMap<&str, Vec<Attempt>> = BTreeMap::new();
@@ -144,7 +144,7 @@ impl BatchStore {
                         known.push(attempt);
                     }
                 }
-                None => found.strangers.push(sanitize_line(rest).into_owned()),
+                None => found.unexpected.push(sanitize_line(rest).into_owned()),
             }
         }
         for (cell, mut all) in attempts {
@@ -160,7 +160,7 @@ impl BatchStore {
 }
 
 /// The cell and the attempt that a file belongs to: `CELL/ATTEMPT/FILE`.
-fn parse_path<'c>(path: &str, cells: &'c [Cell]) -> Option<(&'c str, Attempt)> {
+fn parse_path<'c>(path: &str, cells: &'c [CellIdentity]) -> Option<(&'c str, Attempt)> {
     let [cell, attempt, file] = path.split('/').collect::<Vec<_>>()[..] else { return None };
     let known = cells.iter().find(|known| known.id == cell)?;
     [STARTED, RESULT].contains(&file).then(|| Some((known.id.as_str(), Attempt::parse(attempt)?)))?
@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    fn cell(id: &str) -> Cell {
-        Cell { id: id.into(), name: "x".into(), release: "scarthgap".into(), machines: Vec::new() }
+    fn cell(id: &str) -> CellIdentity {
+        CellIdentity { id: id.into(), name: "x".into(), release: "scarthgap".into(), machines: Vec::new() }
     }
 
     async fn batch(root: &std::path::Path, id: &str) -> BatchStore {
@@ -230,7 +230,7 @@ mod tests {
             store.store.write(&format!("{}/{path}", store.key.cells()), b"x".to_vec()).await.unwrap();
         }
         let found = store.read(&[cell("a")]).await.unwrap();
-        assert_eq!((found.cells.len(), found.strangers.len()), (1, 4), "{found:?}");
+        assert_eq!((found.cells.len(), found.unexpected.len()), (1, 4), "{found:?}");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The buildspec of a batch: <https://docs.aws.amazon.com/codebuild/latest/userguide/batch-build-buildspec.html>.
 //!
-//! All builds have the same commands, and tell by their identifier what to do. Every text is a double-quoted scalar with
+//! All builds have the same commands; the identifier of a build selects the part to run. Every text is a double-quoted scalar with
 //! escapes, so that no value of a manifest or of the command line can become YAML or shell.
 
 use std::fmt::Write;
@@ -9,17 +9,17 @@ use crate::report::shell_word;
 
 use super::graph::{MERGE, Node, WARM};
 
-/// Where the builds write their reports.
+/// The directory for the reports of a build.
 const OUT: &str = "/tmp/build-agent-out";
 
-/// What the builds run.
+/// The arguments of the commands that the builds run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commands {
-    /// The arguments that each of the commands gets: the manifest, `--batch ID`, `--set` …
+    /// Arguments of all commands: the manifest, `--batch ID`, `--set` …
     pub all: Vec<String>,
-    /// More for `warm`.
+    /// More arguments for `warm`.
     pub warm: Vec<String>,
-    /// More for the cells.
+    /// More arguments for the cells.
     pub cell: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub fn render(nodes: &[Node], commands: &Commands) -> String {
     text
 }
 
-/// What each build runs. The image has `stable-path-checkout`, which gives the checkout the same path in each build.
+/// The script of all builds. The image has `stable-path-checkout`, which gives the checkout the same path in each build.
 fn script(commands: &Commands) -> String {
     let words = |more: &[String]| -> String {
         let all = commands.all.iter().chain(more);
@@ -158,11 +158,11 @@ mod tests {
         let text = render(&[node("warm", &[], None)], &Commands { all, ..Commands::default() });
         assert!(text.is_ascii());
         let script = scalars(&text).pop().unwrap();
-        let say = "build-agent() { printf '%s\\0' \"$@\"; }\nCODEBUILD_BATCH_BUILD_IDENTIFIER=warm\n";
+        let stub = "build-agent() { printf '%s\\0' \"$@\"; }\nCODEBUILD_BATCH_BUILD_IDENTIFIER=warm\n";
         let no_path = "command() { return 1; }\n";
-        let said = Command::new("bash").args(["-c", &format!("{say}{no_path}{script}")]).output().unwrap();
-        let words: Vec<&str> = std::str::from_utf8(&said.stdout).unwrap().split_terminator('\0').collect();
-        assert_eq!(words[..2], ["batch", "warm"], "{said:?}");
+        let output = Command::new("bash").args(["-c", &format!("{stub}{no_path}{script}")]).output().unwrap();
+        let words: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().split_terminator('\0').collect();
+        assert_eq!(words[..2], ["batch", "warm"], "{output:?}");
         assert_eq!(words[2..words.len() - 2], hostile);
     }
 }

@@ -1,31 +1,27 @@
 //! `build-agent batch`: starts a batch of CodeBuild for the cells of a matrix, follows it, and ends with its verdict.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::batch::aws_batch::{self, Source};
-use crate::batch::codebuild::{self, CellBuild, Project, StartBatch};
+use crate::batch::codebuild::{self, Project, StartBatch};
 use crate::batch::compute::{self, ComputeType};
-use crate::batch::follow::{Ended, Follow, follow};
+use crate::batch::follow::{Follow, follow};
 use crate::batch::graph::{self, Node};
 use crate::batch::key;
 use crate::batch::memory::MemoryTable;
 use crate::batch::spec::{self, Commands};
-use crate::config::{self, AgentEnvironment, Request, Rules};
-use agent_process::Interrupt;
+use crate::config::{self, AgentEnvironment};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 use agent_types::words::count;
 
 use super::arguments::{Batch, BatchCommand};
-use super::base_rules::with_rules;
 use super::batch_cells::{BatchCells, batch_cells};
 use super::batch_node;
 use super::current_dir::current_dir;
-use super::job::{listen_for_signals, request, with_release, with_rules_args};
+use super::job::{StartedJob, stopped};
 use super::merge::{merged, write_reports};
-use super::output_dir::{OutputDir, directory};
 use super::print;
 
 pub async fn command(args: Batch, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -36,70 +32,70 @@ pub async fn command(args: Batch, environment: &AgentEnvironment) -> Result<Exit
     }
 }
 
+/// A batch that is ready to start.
+struct Prepared {
+    cells: BatchCells,
+    nodes: Vec<Node>,
+    spec: String,
+}
+
 async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let id = key::new_id(SystemTime::now());
+    if args.print_jobs {
+        return print_jobs(args, &cells(args, &id, environment).await?).await;
+    }
+    if args.print_spec {
+        print::raw(&prepare(args, &id, environment).await?.spec)?;
+        return Ok(ExitStatus::Passed);
+    }
+    let mut started = StartedJob::new(&args.manifest.common)?;
+    let Some(project) = &args.project else {
+        return Err(Error::usage("--project is missing")
+            .hint("name the project of cloudformation/batch.yml, or use --print-spec or --print-jobs"));
+    };
+    let prepared = prepare(args, &id, environment);
+    let Prepared { cells, nodes, spec } = started.interrupt.or(prepared).await.map_err(stopped)??;
+    let source_version = source_version(args, &cells, environment);
+    let start = StartBatch { project, source_version: &source_version, buildspec: &spec, token: &id };
+    // Not interrupted by a signal: if the answer were lost, the batch could not be stopped.
+    let batch = codebuild::start(&start).await?;
+    print::line(format_args!("batch {id}: {} as {}", count(cells.cells.len() as u64, "cell"), batch.id))?;
+    let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
+    let show = |line: &str| drop(print::line(format_args!("{line}")));
+    let watch = Follow {
+        batch: &batch.id,
+        nodes: &names,
+        pause: args.interval,
+        interrupt: &started.interrupt,
+        print: &show,
+    };
+    let outcome = follow(&watch).await?;
+    let merged = merged(&cells, Some(&outcome.batch.builds)).await?;
+    let exit = write_reports(&merged, &mut started.out, environment)?;
+    // A stopped batch is cancelled, also if all cells passed before.
+    Ok(if outcome.cancelled { ExitStatus::Cancelled } else { exit })
+}
+
+async fn cells(args: &Batch, id: &str, environment: &AgentEnvironment) -> Result<BatchCells> {
     if args.manifest.cell.is_some() {
         return Err(Error::usage("a batch runs all cells").hint("run one with: build-agent run --cell ID"));
     }
-    if !args.print_spec && !args.print_jobs {
-        OutputDir::invalidate(directory(args.manifest.common.out.as_deref())?)?;
-    }
-    let interrupt = Interrupt::new(None);
-    listen_for_signals(&interrupt)?;
-    let asked = with_rules_args(with_release(request(&args.manifest).await?, &args.release), &args.rules);
-    let ruled = with_rules(asked, &[], environment).await?;
-    let id = key::new_id(SystemTime::now());
-    let cells = batch_cells(&ruled.request, environment, &id).await?;
-    if args.print_jobs {
-        return print_jobs(args, &cells).await;
-    }
-    let project = match (&args.project, args.print_spec) {
-        (Some(name), _) => Some(allowed(codebuild::project(name).await?, name)?),
-        (None, true) => None,
-        (None, false) => {
-            return Err(Error::usage("--project is missing")
-                .hint("name the project of cloudformation/batch.yml, or use --print-spec or --print-jobs"));
-        }
+    batch_cells(&args.manifest, &args.release, &args.rules, id, environment).await
+}
+
+/// Makes the buildspec, and compares the batch with the limits of the project.
+async fn prepare(args: &Batch, id: &str, environment: &AgentEnvironment) -> Result<Prepared> {
+    let cells = cells(args, id, environment).await?;
+    let project = match &args.project {
+        Some(name) => Some(allowed(codebuild::project(name).await?, name)?),
+        None => None,
     };
     let nodes = nodes(&cells, project.as_ref()).await?;
     if let Some(project) = &project {
         within_limits(project, &nodes)?;
     }
-    let commands = commands(args, &ruled.request, &cells, &id)?;
-    let spec = spec::render(&nodes, &commands);
-    let Some(name) = args.project.as_ref().filter(|_| !args.print_spec) else {
-        print::raw(&spec)?;
-        return Ok(ExitStatus::Passed);
-    };
-    let source_version = source_version(args, &cells, environment);
-    let start = StartBatch { project: name, source_version: &source_version, buildspec: &spec, token: &id };
-    // Not ended by a signal: a batch whose answer is lost could not be stopped.
-    let started = codebuild::start(&start).await?;
-    print::line(format_args!("batch {id}: {} as {}", count(cells.cells.len() as u64, "cell"), started.id))?;
-    let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
-    let show = |line: &str| drop(print::line(format_args!("{line}")));
-    let watch = Follow {
-        batch: &started.id,
-        nodes: &names,
-        pause: args.interval,
-        interrupt: &interrupt,
-        print: &show,
-    };
-    let ended = follow(&watch).await?;
-    verdict(args, environment, &cells, ended).await
-}
-
-/// The verdict of the batch, and its reports.
-async fn verdict(
-    args: &Batch,
-    environment: &AgentEnvironment,
-    cells: &BatchCells,
-    ended: Ended,
-) -> Result<ExitStatus> {
-    let said: BTreeMap<String, CellBuild> = ended.batch.builds;
-    let merged = merged(cells, Some(&said)).await?;
-    let exit = write_reports(&merged, &directory(args.manifest.common.out.as_deref())?, environment)?;
-    // A batch that was stopped after its last cell passed is stopped all the same.
-    Ok(if ended.cancelled { ExitStatus::Cancelled } else { exit })
+    let spec = spec::render(&nodes, &commands(args, &cells, id)?);
+    Ok(Prepared { cells, nodes, spec })
 }
 
 /// # Errors
@@ -125,14 +121,14 @@ async fn nodes(cells: &BatchCells, project: Option<&Project>) -> Result<Vec<Node
     })
 }
 
-/// What each cell needed in its last run. Without it, each cell gets the machine of the project.
+/// The memory of the last run of each cell. Without it, each cell gets the machine of the project.
 async fn memory(cells: &BatchCells) -> MemoryTable {
     let path = cells.store.key.memory();
     match cells.store.store.read_if_allowed(&path, MemoryTable::LARGEST).await {
         Ok(bytes) => bytes.map(|bytes| MemoryTable::parse(&bytes)).unwrap_or_default(),
         Err(error) => {
             print::diagnostic(format_args!(
-                "warning: the memory of the last runs is not known: {}",
+                "warning: the memory of the last runs is unknown: {}",
                 error.message
             ));
             MemoryTable::default()
@@ -148,7 +144,7 @@ async fn print_jobs(args: &Batch, cells: &BatchCells) -> Result<ExitStatus> {
     Ok(ExitStatus::Passed)
 }
 
-/// Reports before the start what CodeBuild would refuse after it.
+/// Compares the batch with the limits of the project: CodeBuild would refuse it after the start.
 ///
 /// # Errors
 /// Usage, with the limit.
@@ -170,15 +166,15 @@ fn within_limits(project: &Project, nodes: &[Node]) -> Result<()> {
     }
 }
 
-/// What CodeBuild has to check out.
+/// The version of the source that CodeBuild checks out.
 fn source_version(args: &Batch, cells: &BatchCells, environment: &AgentEnvironment) -> String {
     // A pull request's version says that it is one, so that its builds are not trusted.
     let own = environment.codebuild.as_ref().and_then(|build| build.source_version.clone());
     args.source_version.clone().or(own).unwrap_or_else(|| cells.store.key.commit.clone())
 }
 
-/// The commands of the builds, with the words of this call. They run at the top of the checkout.
-fn commands(args: &Batch, request: &Request, cells: &BatchCells, id: &str) -> Result<Commands> {
+/// The commands of the builds, with the options of this call. They run at the top of the checkout.
+fn commands(args: &Batch, cells: &BatchCells, id: &str) -> Result<Commands> {
     let common = &args.manifest.common;
     let mut all = match &args.manifest.manifest {
         Some(address) if config::remote::is_address(address) => vec![address.clone()],
@@ -189,16 +185,12 @@ fn commands(args: &Batch, request: &Request, cells: &BatchCells, id: &str) -> Re
         all.extend(values.iter().flat_map(|value| [name.to_owned(), value.clone()]));
     };
     option("--manifest-sha256", args.manifest.manifest_sha256.as_slice());
-    option("--choose", &args.manifest.choose);
     option("--release", args.release.release.as_slice());
     option("--set", &common.set);
     option("--build-user", common.build_user.as_slice());
     // The base branch may move while the batch runs.
-    let base = match &request.rules {
-        Rules::OfBase(files) => files.trees.first().map(|tree| tree.commit.clone()),
-        _ => None,
-    };
-    option("--base", base.or_else(|| args.rules.base.clone()).as_slice());
+    let base = cells.base.as_ref().or(args.rules.base.as_ref());
+    option("--base", base.cloned().as_slice());
     if args.rules.accept_manifest {
         all.push("--accept-manifest".to_owned());
     }
@@ -224,14 +216,9 @@ fn commands(args: &Batch, request: &Request, cells: &BatchCells, id: &str) -> Re
 /// # Errors
 /// Usage, if it is elsewhere: other machines do not have it.
 fn in_checkout(given: Option<&str>, checkout: &Path) -> Result<String> {
-    let paths = given.unwrap_or(config::FILE_NAME).split(':');
-    let here = current_dir()?;
-    let inner = paths.map(|path| {
-        let path = here.join(path);
-        let path = fs_err::canonicalize(&path).unwrap_or(path);
-        path.strip_prefix(checkout).ok().and_then(Path::to_str).map(str::to_owned)
-    });
-    inner.collect::<Option<Vec<String>>>().map(|inner| inner.join(":")).ok_or_else(|| {
+    let path = current_dir()?.join(given.unwrap_or(config::FILE_NAME));
+    let path = fs_err::canonicalize(&path).unwrap_or(path);
+    path.strip_prefix(checkout).ok().and_then(Path::to_str).map(str::to_owned).ok_or_else(|| {
         Error::usage(format!("the manifest is not in the checkout {}", checkout.display()))
             .hint("other machines get the checkout: commit the manifest there, or give its https:// or s3:// address")
     })
@@ -259,9 +246,9 @@ mod tests {
             (project(Some(2), &[]), Some("has 3 builds, with `warm` and `merge`, and the project allows 2")),
             (project(Some(9), &both[..1]), Some("does not allow the compute type BUILD_GENERAL1_SMALL")),
         ] {
-            let said = within_limits(&project, &nodes).err().map(|error| error.message);
-            assert_eq!(said.is_some(), wanted.is_some(), "{said:?}");
-            assert!(wanted.is_none_or(|wanted| said.unwrap().contains(wanted)));
+            let message = within_limits(&project, &nodes).err().map(|error| error.message);
+            assert_eq!(message.is_some(), wanted.is_some(), "{message:?}");
+            assert!(wanted.is_none_or(|wanted| message.unwrap().contains(wanted)));
         }
     }
 }

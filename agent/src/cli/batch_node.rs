@@ -1,4 +1,4 @@
-//! What the builds of a batch run: `batch warm` and `batch cell`.
+//! The commands of the builds of a batch: `batch warm` and `batch cell`.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::batch::records::Attempt;
+use crate::batch::records::{Attempt, LARGEST_RESULT};
 use crate::config::{AgentEnvironment, Cell, Repo, Settings, lock};
 use crate::report;
 use agent_objects::Created;
@@ -17,18 +17,13 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 use super::arguments::{BatchCell, Run, Warm};
-use super::base_rules::with_rules;
 use super::batch_cells::{BatchCells, batch_cells};
-use super::job::{request, with_release, with_rules_args};
 use super::lock::resolve_cells;
 use super::output_dir::directory;
 use super::{print, run};
 
-/// Maximum bytes of a result.
-const LARGEST: u64 = 64 << 20;
-
 /// Resolves the pins of all cells once and stores them. Then it fills the caches: with the checkouts of each cell and, for
-/// a trusted source, with the targets. What fails there is a warning: each cell does it again for itself.
+/// a trusted source, with the targets. A failure there is a warning, because each cell also does it.
 pub async fn warm(args: Warm, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let cells = cells(&args.run, &args.batch.id, environment).await?;
     let lock = lock::render(&resolve_cells(&cells.loaded, environment).await?);
@@ -95,25 +90,25 @@ pub async fn cell(args: BatchCell, environment: &AgentEnvironment) -> Result<Exi
     let ran = match cells.store.lock().await? {
         Some(lock) => run_pinned(args.run.clone(), &lock, environment).await,
         None => Err(Error::upstream(
-            "the batch has no pins, so this cell could get other commits than its sisters",
+            "the batch has no pins, so this cell could get other commits than the other cells",
         )
-        .hint("look at the log of the build `warm`")),
+        .hint("read the log of the build `warm`")),
     };
     let result = match &ran {
         Ok(_) => result_of(&out)?,
-        // The reports say why there is no job.
-        Err(error) => refusal(settings, &cells, error)?,
+        // The result has the error.
+        Err(error) => without_job(settings, &cells, error)?,
     };
     cells.store.finish(&cell.id, &attempt, result).await?;
     ran
 }
 
 fn result_of(out: &Path) -> Result<Vec<u8>> {
-    Ok(agent_fs::read::whole(&out.join("result.json"), LARGEST)?)
+    Ok(agent_fs::read::whole(&out.join("result.json"), LARGEST_RESULT)?)
 }
 
-/// The result of a cell that could not begin.
-fn refusal(settings: &Settings, cells: &BatchCells, error: &Error) -> Result<Vec<u8>> {
+/// The result of a cell that could not start.
+fn without_job(settings: &Settings, cells: &BatchCells, error: &Error) -> Result<Vec<u8>> {
     let mut job = settings.job.clone();
     job.commit = Some(cells.store.key.commit.clone());
     let text = report::render_result(&report::without_run(job, error.clone()))?;
@@ -121,12 +116,10 @@ fn refusal(settings: &Settings, cells: &BatchCells, error: &Error) -> Result<Vec
 }
 
 async fn cells(run: &Run, id: &str, environment: &AgentEnvironment) -> Result<BatchCells> {
-    let asked = with_rules_args(with_release(request(&run.manifest).await?, &run.release), &run.rules);
-    let ruled = with_rules(asked, &[], environment).await?;
-    batch_cells(&ruled.request, environment, id).await
+    batch_cells(&run.manifest, &run.release, &run.rules, id, environment).await
 }
 
-/// What tells this build apart from others, as the service names it.
+/// The identifier of this build, as the service names it.
 fn build(environment: &AgentEnvironment) -> String {
     let by_codebuild = environment.codebuild.as_ref().and_then(|build| build.build_id.as_deref());
     let by_codebuild = by_codebuild.and_then(|id| id.rsplit(':').next()).map(str::to_owned);

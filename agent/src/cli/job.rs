@@ -46,6 +46,15 @@ pub fn with_rules_args(request: Request, args: &RulesArgs) -> Request {
     Request { base: args.base.clone(), accept_manifest: args.accept_manifest, ..request }
 }
 
+/// The request of the command line, with its release and the source of its rules.
+pub async fn request_with_rules(
+    manifest: &ManifestArgs,
+    release: &ReleaseArgs,
+    rules: &RulesArgs,
+) -> Result<Request> {
+    Ok(with_rules_args(with_release(request(manifest).await?, release), rules))
+}
+
 /// What a job has before its settings are known: a signal handler and its output directory.
 pub struct StartedJob {
     pub interrupt: Interrupt,

@@ -50,7 +50,7 @@ impl OutputDir {
         report::begin(&self.path)
     }
 
-    /// Locks and prepares the directory for the reports of a matrix.
+    /// Locks and prepares the directory for the reports of a matrix or of a batch.
     ///
     /// # Errors
     /// As [`OutputDir::begin`].
@@ -113,8 +113,8 @@ fn possible_dirs(words: &[OsString], commands: &[&str]) -> Vec<Option<PathBuf>> 
         }
     }
     match command {
-        Some(&"run" | &"check") if named.is_empty() => vec![None],
-        Some(&"run" | &"check") | None => named,
+        Some(&"run" | &"check" | &"batch" | &"merge") if named.is_empty() => vec![None],
+        Some(&"run" | &"check" | &"batch" | &"merge") | None => named,
         // Other commands have no verdict.
         Some(_) => Vec::new(),
     }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn finds_output_dirs_in_invalid_command_lines() {
-        let table: [(&str, &[&str]); 13] = [
+        let table: [(&str, &[&str]); 16] = [
             ("run --no-such-option", &["default"]),
             ("run --out a --no-such-option", &["a"]),
             ("check . --out=a --relaese x", &["a"]),
@@ -138,6 +138,9 @@ mod tests {
             ("run --out", &["default"]),
             ("run --out --only", &["default"]),
             ("run -- --out a", &["default"]),
+            ("batch --project x --no-such-option", &["default"]),
+            ("batch cell --out a --no-such-option", &["a"]),
+            ("merge --batch a/b --out a", &["a"]),
             ("plan --out a --no-such-option", &[]),
             ("report --out a", &[]),
         ];

@@ -18,14 +18,13 @@ use super::base_rules::with_rules;
 use super::cells::{load_cells, matrix_cells, of_cell};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
-use super::job::{load_request, request, with_release, with_rules_args};
+use super::job::{load_request, request_with_rules};
 use super::limited_reading::limit_reading;
 use super::plan_settings;
 use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let request = with_release(request(&args.manifest).await?, &args.release);
-    let request = with_rules_args(request, &args.rules);
+    let request = request_with_rules(&args.manifest, &args.release, &args.rules).await?;
     let ruled = with_rules(request, &[], environment).await?;
     if let Some(key) = &args.explain {
         limit_reading(&ruled.request, environment)?;

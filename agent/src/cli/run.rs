@@ -16,9 +16,7 @@ use super::base_rules::with_rules;
 use super::cells::{load_cells, matrix_cells};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
-use super::job::{
-    StartedJob, job, load_request, request, stopped, with_common, with_release, with_rules_args,
-};
+use super::job::{StartedJob, job, load_request, request_with_rules, stopped, with_common, with_rules_args};
 use super::limited_reading::limit_reading;
 use super::matrix::{self, MatrixRun, cell_words};
 
@@ -26,8 +24,8 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let started = StartedJob::new(&args.manifest.common)?;
     let selection = Selection::from(&args.selection);
     let load = async {
-        let request = with_release(request(&args.manifest).await?, &args.release);
-        let request = with_pins(with_rules_args(request, &args.rules), args.pins.as_deref())?;
+        let request = request_with_rules(&args.manifest, &args.release, &args.rules).await?;
+        let request = with_pins(request, args.pins.as_deref())?;
         let request = Request { machine_share: args.matrix.machine_share, ..request };
         let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
         loaded(&ruled.request, environment).await
@@ -108,7 +106,7 @@ fn with_pins(request: Request, file: Option<&Path>) -> Result<Request> {
     Ok(Request { pins: Some(pins), ..request })
 }
 
-/// A cell of a matrix in CI must not resolve a branch by itself: the other cells may get another commit.
+/// A cell of a matrix in CI must not resolve a branch: the other cells may get another commit.
 fn reject_floating_cell(settings: &Settings, environment: &AgentEnvironment) -> Result<()> {
     let Some(cell) = settings.job.cell.as_ref().filter(|_| environment.ci) else { return Ok(()) };
     let floats =
@@ -118,7 +116,7 @@ fn reject_floating_cell(settings: &Settings, environment: &AgentEnvironment) -> 
         return Ok(());
     }
     let message = format!(
-        "cell {cell} would resolve the branches of {} by itself, and the other cells may get other commits",
+        "cell {cell} would resolve the branches of {} alone, and the other cells may get other commits",
         names.join(", ")
     );
     Err(Error::usage(message)

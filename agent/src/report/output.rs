@@ -9,7 +9,7 @@ use agent_fs::remove::{remove_file, remove_tree};
 use super::events_file::EventsFile;
 use super::output_file::{create, replace};
 use super::summary::Summary;
-use super::{junit, page, result};
+use super::{junit, merged, page, result, sarif};
 
 /// Makes the output directory.
 ///
@@ -47,7 +47,7 @@ pub fn begin(out: &Path) -> Result<EventsFile> {
 /// The directory with the reports of the cells of a matrix, below the output directory.
 pub const CELLS: &str = "cells";
 
-/// The same for the reports of a matrix: nothing is left of an earlier run or of an earlier job.
+/// Begins the reports of a matrix or of a batch: removes those of an earlier run.
 ///
 /// # Errors
 /// When something of the old verdict could not be deleted.
@@ -55,13 +55,12 @@ pub fn begin_merged(out: &Path) -> Result<()> {
     for name in REPORTS {
         remove_file(&out.join(name), out)?;
     }
-    remove_tree(&out.join(CELLS), out)?;
-    fs_err::create_dir_all(out.join(CELLS))?;
-    Ok(())
+    Ok(remove_tree(&out.join(CELLS), out)?)
 }
 
 /// The files with a verdict.
-const REPORTS: [&str; 5] = ["result.json", "results.json", EventsFile::NAME, "junit.xml", "report.html"];
+const REPORTS: [&str; 6] =
+    ["result.json", merged::NAME, EventsFile::NAME, "junit.xml", "report.html", sarif::NAME];
 
 /// The diagnostics of a job.
 pub const AGENT_LOG: &str = "agent.log";

@@ -31,13 +31,13 @@ pub struct Batch {
     /// Print the input of the state machine of cloudformation/aws_batch.yml, and start nothing
     #[arg(long, conflicts_with_all = ["project", "print_spec"])]
     pub print_jobs: bool,
-    /// What CodeBuild checks out: a commit, or pr/NUMBER [default: as this build of CodeBuild, else the commit]
+    /// The version that CodeBuild checks out: a commit, or pr/NUMBER [default: as this build of CodeBuild, else the commit]
     #[arg(long, value_name = "VERSION")]
     pub source_version: Option<String>,
     /// Targets that `warm` builds for the first cell of each release, if the source is trusted
     #[arg(long, value_name = "TARGETS", value_delimiter = ',')]
     pub warm: Vec<String>,
-    /// The time between two questions to CodeBuild
+    /// The time between two requests to CodeBuild
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
 }
@@ -60,7 +60,7 @@ impl BatchCommand {
     }
 }
 
-/// Which batch a build belongs to.
+/// The batch that a build belongs to.
 #[derive(Debug, Args)]
 pub struct BatchArgs {
     /// Id of the batch
