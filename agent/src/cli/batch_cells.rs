@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::batch::graph::CellIdentity;
 use crate::batch::key::BatchKey;
 use crate::batch::records::BatchStore;
-use crate::config::{AgentEnvironment, Cell, Destination, Request, Rules, Settings};
+use crate::config::{AgentEnvironment, Cell, Destination, Request, Settings};
 use crate::stages::checkout;
 use agent_artifacts::records::RecordStore;
 use agent_process::Redactor;
@@ -85,10 +85,7 @@ pub async fn batch_cells(
         release: settings.job.release.clone(),
         machines: settings.job.machines.clone(),
     });
-    let base = match &all.rules {
-        Rules::OfBase(files) => files.trees.first().map(|tree| tree.commit.clone()),
-        _ => None,
-    };
+    let base = all.rules.base_commit().map(str::to_owned);
     Ok(BatchCells { cells: cells.collect(), store: BatchStore { store, key }, base, loaded })
 }
 

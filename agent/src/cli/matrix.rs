@@ -51,11 +51,13 @@ pub fn cell_words(
     let mut words = vec![command.to_owned()];
     words.extend(manifest.map(str::to_owned));
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    // The base branch may move while the cells run.
+    let base = request.rules.base_commit().map(str::to_owned).or_else(|| request.base.clone());
     let options = [
         ("--manifest-sha256", request.manifest_sha256.clone()),
         ("--work-dir", path(&request.work_dir)),
         ("--build-user", request.build_user.clone()),
-        ("--base", request.base.clone()),
+        ("--base", base),
     ];
     let with_value = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
     let set = request.set.iter().map(|set| ("--set", set.clone()));
@@ -298,5 +300,30 @@ async fn print_warnings(mut receiver: Receiver<Event>, screen: MultiProgress) {
         if let EventKind::Notice { level: Level::Warning, message, .. } = event.what {
             screen.suspend(|| print::diagnostic(format_args!("warning: {message}")));
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::arguments::{Arguments, Command};
+    use super::*;
+    use crate::config::{BaseFiles, BaseTree, Rules};
+
+    #[test]
+    fn cells_get_the_commit_of_the_base_branch() {
+        let parsed = Arguments::try_parse_from(["build-agent", "run", "--keep-going"]).unwrap();
+        let Command::Run(run) = parsed.command else { panic!("another command") };
+        let words = |rules: Rules| {
+            let request = Request { base: Some("origin/main".into()), rules, ..Request::default() };
+            cell_words("run", None, &request, &run.job, &Selection::default())
+        };
+        assert_eq!(words(Rules::OfCheckout), ["run", "--base=origin/main", "--keep-going"]);
+        let tree = BaseTree { commit: "c0ffee".into(), root: "/base".into() };
+        let files =
+            BaseFiles { checkout: "/src".into(), name: "origin/main".into(), trees: vec![tree], began: None };
+        assert_eq!(words(Rules::OfBase(files)), ["run", "--base=c0ffee", "--keep-going"]);
     }
 }

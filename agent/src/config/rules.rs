@@ -17,6 +17,16 @@ pub enum Rules {
     NoBase { why: String, hint: String },
 }
 
+impl Rules {
+    /// The commit of the base branch whose rules apply.
+    pub fn base_commit(&self) -> Option<&str> {
+        match self {
+            Rules::OfBase(files) => files.trees.first().map(|tree| tree.commit.as_str()),
+            Rules::OfCheckout | Rules::NoBase { .. } => None,
+        }
+    }
+}
+
 /// The files of a change's base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseFiles {

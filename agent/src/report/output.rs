@@ -55,7 +55,7 @@ pub fn begin_merged(out: &Path) -> Result<()> {
     for name in REPORTS {
         remove_file(&out.join(name), out)?;
     }
-    Ok(remove_tree(&out.join(CELLS), out)?)
+    remove_tree(&out.join(CELLS), out)
 }
 
 /// The files with a verdict.
