@@ -1,6 +1,8 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use agent_types::events::{CacheQuery, Case, Event, EventKind, JobStarted, Retry, TaskFailed, Unit};
+use agent_types::events::{
+    CacheQuery, Case, Event, EventKind, JobStarted, RepoReady, Retry, TaskFailed, Unit,
+};
 use agent_types::machine_use::TaskUsage;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -71,11 +73,7 @@ impl Summary {
                 self.task_usage(unit, tasks);
             }
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
-            // A repository that is patched is reported a second time.
-            EventKind::Repo(repo) => match self.repos.iter_mut().find(|known| known.name == repo.name) {
-                Some(known) => *known = repo.clone(),
-                None => self.repos.push(repo.clone()),
-            },
+            EventKind::Repo(repo) => self.repo(repo),
             EventKind::Retry(retry) => self.retry(retry),
             EventKind::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
                 command: *command,
@@ -212,6 +210,17 @@ impl Summary {
         let stage = self.stage(stage);
         stage.seconds = stage.started.map(|started| started.seconds_until(at));
         stage.outcome = Some(outcome);
+        // Files are uploaded in parallel and end in any order.
+        self.artifacts.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
+    /// Repositories are fetched in parallel and become ready in any order: the result has them by name,
+    /// so that two results of one job are equal. A repository that is patched is reported a second time.
+    fn repo(&mut self, repo: &RepoReady) {
+        match self.repos.binary_search_by(|known| known.name.cmp(&repo.name)) {
+            Ok(known) => self.repos[known] = repo.clone(),
+            Err(place) => self.repos.insert(place, repo.clone()),
+        }
     }
 
     /// The retry of an upload reports each artifact again.
@@ -315,10 +324,11 @@ fn unfinished_task(unit: &Outcome) -> Outcome {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use std::path::PathBuf;
 
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, image, reduce};
-    use agent_types::events::Event;
+    use agent_types::events::{Artifact, Event};
     use agent_types::machine_use::MachineSample;
 
     #[test]
@@ -345,6 +355,44 @@ mod tests {
         let command = &summary.commands[0];
         assert_eq!((command.end.as_deref(), command.seconds), (Some("exit status 1"), Some(110.0)));
         assert_eq!(summary.bytes_cut, 0);
+    }
+
+    #[test]
+    fn what_ends_in_any_order_is_by_name() {
+        let repo = |name: &str, how: &str| {
+            EventKind::Repo(RepoReady {
+                name: name.into(),
+                url: None,
+                commit: None,
+                wanted: None,
+                path: PathBuf::new(),
+                how: how.into(),
+                patches: Vec::new(),
+                patches_sha256: None,
+            })
+        };
+        let artifact = |path: &str| {
+            EventKind::Artifact(Artifact { path: path.into(), key: None, bytes: 1, sha256: None, link: None })
+        };
+        let finished = |stage| EventKind::StageFinished { stage, outcome: Outcome::Passed };
+        let events = [
+            repo("b", "cloned"),
+            repo("a", "cloned"),
+            repo("c", "cloned"),
+            repo("b", "patched"),
+            finished(Stage::Checkout),
+            artifact("z/1"),
+            artifact("a/2"),
+            artifact("m"),
+            finished(Stage::Publish),
+        ];
+        let summary = reduce(&events.map(|event| at(1, event)));
+        let repos: Vec<_> =
+            summary.repos.iter().map(|repo| (repo.name.as_str(), repo.how.as_str())).collect();
+        assert_eq!(repos, [("a", "cloned"), ("b", "patched"), ("c", "cloned")]);
+        let artifacts: Vec<_> =
+            summary.artifacts.iter().map(|artifact| artifact.path.display().to_string()).collect();
+        assert_eq!(artifacts, ["a/2", "m", "z/1"]);
     }
 
     #[test]

@@ -159,8 +159,10 @@ pub struct Summary {
     /// The steps that were retried because an upstream server failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<Retry>,
+    /// By name.
     pub repos: Vec<RepoReady>,
     pub commands: Vec<CommandResult>,
+    /// By path, once their stage has ended.
     pub artifacts: Vec<Artifact>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
