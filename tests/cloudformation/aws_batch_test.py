@@ -56,16 +56,16 @@ class Commands(unittest.TestCase):
         cls.git("commit", "--quiet", "--message", text)
         return cls.git("rev-parse", "HEAD")
 
-    def run_job(self, given, **options):
+    def run_job(self, given, stand_ins="", **options):
         properties = container(**options)
         variables = {it["Name"]: it["Value"] for it in properties["Environment"]}
         script = properties["Command"][2].replace("exec build-agent", "build-agent")
         for there, here in (("https://github.com/$REPOSITORY.git", self.source), ("/tmp/checkout", self.top / "checkouts")):
             self.assertEqual(script.count(there), 1)
             script = script.replace(there, str(here))
-        says = 'build-agent() { pwd; git rev-parse HEAD; printf "%s\\n" "$@"; exit "${STATUS:-0}"; }'
+        says = 'build-agent() { pwd; git rev-parse HEAD; printf "%s\\n" "$@"; env >"$HOME/environment"; exit "${STATUS:-0}"; }'
         ran = subprocess.run(
-            ["bash", "-c", f"{says}\n{script}"],
+            ["bash", "-c", f"{says}\n{stand_ins}{script}"],
             env={"PATH": os.environ["PATH"], "HOME": str(self.top)} | variables | given,
             capture_output=True,
             text=True,
@@ -87,6 +87,30 @@ class Commands(unittest.TestCase):
             self.assertEqual((status, lines[2:]), (0, wanted), error)
             self.assertEqual(lines[0], str(self.top / "checkouts/meta-x"), "the name of the layer")
             self.assertEqual(lines[1], self.main)
+
+    def test_git_gets_the_token_of_a_private_repository_and_the_agent_does_not(self):
+        secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:meta-x-AbCdEf"
+        self.assertNotIn("Secrets", container())
+        wanted = [{"Name": "SOURCE_TOKEN", "ValueFrom": f"{secret}:Token::"}]
+        self.assertEqual(container(SourceCredential=secret)["Secrets"], wanted)
+        # What git would send to a server, with the options of each command.
+        log = self.top / "git.log"
+        asks = "for host in github.com example.com; do printf 'protocol=https\nhost=%s\n\n' $host | command git"
+        stand_in = f'git() {{ echo "$@" >>{log}; [ "$1" != -c ] || {{ {asks} "$1" "$2" credential fill >>{log} 2>&1 || :; done; }}; command git "$@"; }}\n'
+        given = {"STEP": "cell", "CELL": "a", "BATCH": "b-1", "COMMIT": self.feature, "BASE": "main", "PULL_REQUEST": "7"}
+        given |= {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1"}
+        for token in ("ghp_1$x", ""):
+            log.write_text("")
+            more = {"SOURCE_TOKEN": token} if token else {}
+            status, lines, error = self.run_job(given | more, stand_in, Kind="pull-requests", SourceCredential=secret)
+            self.assertEqual((status, lines[1:2]), (0, [self.feature]), error)
+            text = log.read_text()
+            self.assertEqual(text.count(f"password={token}\n"), 2 if token else 0, "clone and fetch, and only to GitHub")
+            commands = [line for line in text.splitlines() if "clone" in line or "fetch" in line]
+            self.assertEqual(len(commands), 2, text)
+            self.assertNotIn("ghp_1", "".join(commands), "on a command line")
+            self.assertNotIn("SOURCE_TOKEN", (self.top / "environment").read_text())
+            self.assertNotIn("ghp_1", (self.top / "checkouts/meta-x/.git/config").read_text())
 
     def test_the_exit_status_is_that_of_the_agent(self):
         given = {"STEP": "warm", "BATCH": "b-1", "COMMIT": self.main}

@@ -31,6 +31,26 @@ def added(action, resource):
 # The template, a text before the place, the text at the place, and what replaces it.
 MUTATIONS = {
     "cells of pull requests write the whole share": ("batch", "Sid: WriteThePullRequestsPart", "/share/pr/*'", "/share/*'"),
+    "cells of pull requests mount the share of a batch for writing": (
+        "batch", "Sid: MountTheShare", "!If [WholeOnEfs, elasticfilesystem:ClientWrite, !Ref AWS::NoValue]", "elasticfilesystem:ClientWrite"
+    ),
+    "cells of pull requests mount the trusted access point": (
+        "batch", "Sid: MountTheShare", "${Prefix}SharedReadOnlyAccessPointArn", "${Prefix}SharedAccessPointArn"
+    ),
+    "cells of pull requests run in the trusted subnets": (
+        "batch", "VpcConfig:", "${Prefix}PullRequestSubnet1", "${Prefix}PrivateSubnet1"
+    ),
+    "strangers get a privileged machine in a batch": (
+        "batch", "StrangersGetNoPrivilegedMachine:", "!Equals [!Ref CommentApproval, DISABLED]", "!Equals [a, b]"
+    ),
+    "a batch uses the key for everything": (
+        "batch", "Sid: EncryptArtifacts", "                  Condition: {StringEquals: {'kms:ViaService'", "                  Condition: {StringLike: {'s3:prefix'"
+    ),
+    "cells write the report of the batch": (
+        "batch", "  BuildRole:",
+        *added("codebuild:BatchPutTestCases", "!Sub 'arn:${AWS::Partition}:codebuild:${AWS::Region}:${AWS::AccountId}:report-group/*'"),
+    ),
+    "each cell of a batch sends a mail": ("alerts", "TrustedBuildFailed:", "'*-batch-builds:*'", "'*-other:*'"),
     "cells read other layers": ("batch", "Sid: PublishArtifacts", "${Kind}/${Name}/*'", "${Kind}/*'"),
     "cells list everything": (
         "batch", "Sid: ListTheBatches", "                Condition: {StringLike: {'s3:prefix': !Sub '${Kind}/${Name}/batches/*'}}\n", ""
@@ -162,6 +182,14 @@ MUTATIONS = {
     ),
     "the state machine submits any job": (
         "aws_batch", "Sid: SubmitJobs", "job-definition/${Prefix}${Name}-${Kind}:*", "job-definition/*"
+    ),
+    "the state machine stops any job": (
+        "aws_batch", "Sid: StopJobs",
+        "                Condition: {StringEquals: {'aws:ResourceTag/build-agent': !Sub '${Prefix}${Name}-${Kind}'}}\n", "",
+    ),
+    "a job of the state machine has no tag": ("aws_batch", '"Merge": {', '"Tags"', '"Parameters"'),
+    "cells read the credential of the source": (
+        "aws_batch", "Sid: PublishArtifacts", *added("secretsmanager:GetSecretValue", "!Ref SourceCredential")
     ),
     "the state machine makes any rule": (
         "aws_batch", "Sid: LearnThatJobsEnded", "rule/StepFunctionsGetEventsForBatchJobsRule", "rule/*"

@@ -2,11 +2,12 @@
 
 import functools
 import itertools
+import json
 import re
 import unittest
 from fnmatch import fnmatchcase
 
-from templates import ORDER, Stack, listed, resources, statements
+from templates import ORDER, Stack, listed, resources, statements, walk
 
 SHARE = "<build-agent-ShareBucketArn>"
 BUCKET = "<build-agent-BucketArn>"
@@ -42,7 +43,8 @@ GIVEN = {
 OPTIONS = {
     "batch": {
         "Kind": ["pull-requests", "builds"],
-        "Share": ["s3", "none"],
+        "Share": ["s3", "efs", "none"],
+        "KmsKeyArn": ["", KEY],
         "ResultName": ["", "meta-x"],
         "TokenSecret": ["", "build-agent/post"],
         "SourceCredential": ["", CREDENTIAL],
@@ -60,7 +62,13 @@ OPTIONS = {
         "AppKeySecret": ["", "build-agent/app-key"],
         "TokenSecret": ["", "build-agent/post"],
     },
-    "aws_batch": {"Kind": ["builds", "pull-requests"], "Share": ["s3", "efs"], "Machines": ["spot", "on-demand"]},
+    "aws_batch": {
+        "Kind": ["builds", "pull-requests"],
+        "Share": ["s3", "efs"],
+        "Machines": ["spot", "on-demand"],
+        "KmsKeyArn": ["", KEY],
+        "SourceCredential": ["", CREDENTIAL],
+    },
     "check_layer": {
         "Mode": ["webhook", "runner"],
         "Share": ["s3", "efs", "none"],
@@ -521,10 +529,34 @@ class Roles(unittest.TestCase):
             self.assertTrue(allows(role, "batch:SubmitJob", f"{jobs}-{kind}:3"))
             self.assertTrue(allows(role, "batch:SubmitJob", "<Queue>"))
             for job in (f"{jobs}-other", f"{jobs}-{kind}-x:3", jobs):
-                self.assertFalse(allows(role, "batch:SubmitJob", job), job)
+                for action in ("batch:SubmitJob", "batch:TagResource"):
+                    self.assertFalse(allows(role, action, job), job)
+            # It stops the jobs with its own tag, and cannot give this tag to others.
+            name, other = f"build-agent-meta-x-{kind}", "build-agent-meta-y-builds"
+            job = f"arn:aws:batch:{ACCOUNT}:job/0a1b"
+            tag = "aws__ResourceTag/build-agent"
+            self.assertTrue(allows(role, "batch:TerminateJob", job, **{tag: name}))
+            self.assertFalse(allows(role, "batch:TerminateJob", job, **{tag: other}))
+            self.assertFalse(allows(role, "batch:TerminateJob", job))
+            self.assertFalse(allows(role, "batch:TagResource", job, **{"aws__RequestTag/build-agent": name}))
+            submits = [it["Parameters"] for it in walk(json.loads(stack.properties("Machine")["DefinitionString"])) if isinstance(it, dict) and "Parameters" in it]
+            submits = [it for it in submits if "JobQueue" in it]
+            self.assertEqual([it["Tags"] for it in submits], [{"build-agent": name}] * 3, "warm, the cells, merge")
             for name in ("JobRole", "StartRole", "InstanceRole"):
                 actions = {action for it in rights(roles(stack)[name]) for action in listed(it["Action"])}
                 self.assertFalse([action for action in actions if action.startswith(("batch:", "states:", "events:"))], name)
+
+    def test_options_of_aws_batch_give_only_their_right(self):
+        key = {"kms__ViaService": "s3.eu-west-1.amazonaws.com"}
+        for stack in stacks("aws_batch"):
+            given = {name for name in ("KmsKeyArn", "SourceCredential") if stack.parameters[name]}
+            for name, role in roles(stack).items():
+                for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+                    self.assertEqual(allows(role, action, KEY, **key), name == "JobRole" and "KmsKeyArn" in given, name)
+                    self.assertFalse(allows(role, action, KEY), "only through S3")
+                # ECS reads it. The job, whose code may be of a pull request, cannot.
+                reads = allows(role, "secretsmanager:GetSecretValue", CREDENTIAL)
+                self.assertEqual(reads, name == "StartRole" and "SourceCredential" in given, name)
 
     # ---- batches ----------------------------------------------------------------------------------------------
 
@@ -556,6 +588,58 @@ class Roles(unittest.TestCase):
             actions = {action for it in rights(role) for action in listed(it["Action"])}
             self.assertFalse([action for action in actions if action.startswith("codebuild:")], "it starts no build")
 
+    def test_a_batch_mounts_the_share_as_its_source_may(self):
+        files = "<build-agent-FileSystemArn>"
+        subnet = lambda name: f"arn:aws:ec2:{ACCOUNT}:subnet/<build-agent-{name}>"
+        for stack in stacks("batch"):
+            role, is_pull = roles(stack)["BuildRole"], stack.parameters["Kind"] == "pull-requests"
+            on_efs = stack.parameters["Share"] == "efs"
+            mounted = {"SharedReadOnlyAccessPoint": False, "PullRequestAccessPoint": True} if is_pull else {"SharedAccessPoint": True}
+            for point in ("SharedAccessPoint", "SharedReadOnlyAccessPoint", "PullRequestAccessPoint", "HashServerAccessPoint"):
+                context = {"elasticfilesystem__AccessPointArn": f"<build-agent-{point}Arn>"}
+                mounts = allows(role, "elasticfilesystem:ClientMount", files, **context)
+                writes = allows(role, "elasticfilesystem:ClientWrite", files, **context)
+                self.assertEqual(mounts, on_efs and point in mounted, point)
+                self.assertEqual(writes, on_efs and mounted.get(point, False), point)
+            self.assertFalse(allows(role, "elasticfilesystem:ClientMount", files), "only through an access point")
+            own, other = ("PullRequestSubnet", "PrivateSubnet") if is_pull else ("PrivateSubnet", "PullRequestSubnet")
+            project = stack.properties("Project")
+            network = project.get("VpcConfig", {})
+            self.assertEqual(network.get("Subnets", []), [f"<build-agent-{own}{it}>" for it in "12"] if on_efs else [])
+            attached = [it for it in role["ManagedPolicyArns"] if "Network" in it]
+            wanted = "PullRequestNetworkPolicy" if is_pull else "NetworkPolicy"
+            self.assertEqual(attached, [f"<build-agent-{wanted}Arn>"] if on_efs else [])
+            # Nothing needs the trusted group: a batch uses no hash server.
+            self.assertNotIn("<build-agent-TrustedSecurityGroup>", network.get("SecurityGroupIds", []))
+            self.assertEqual(project["Environment"]["PrivilegedMode"], on_efs)
+            start = stack.properties("StartProject")
+            self.assertFalse(start["Environment"]["PrivilegedMode"])
+            self.assertNotIn("VpcConfig", start)
+            actions = {action for it in rights(roles(stack)["StartRole"]) for action in listed(it["Action"])}
+            self.assertFalse([action for action in actions if action.startswith(("elasticfilesystem:", "ec2:"))])
+
+    def test_a_batch_uses_the_key_only_through_s3(self):
+        key = {"kms__ViaService": "s3.eu-west-1.amazonaws.com"}
+        for stack in stacks("batch"):
+            given = stack.parameters["KmsKeyArn"] != ""
+            wanted = {"BuildRole": {"kms:GenerateDataKey", "kms:Decrypt"}, "StartRole": {"kms:Decrypt"}}
+            for name, role in roles(stack).items():
+                for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+                    self.assertEqual(allows(role, action, KEY, **key), given and action in wanted.get(name, ()), name)
+                    self.assertFalse(allows(role, action, KEY))
+                    self.assertFalse(allows(role, action, KEY + "x", **key))
+
+    def test_only_what_starts_a_batch_writes_its_report(self):
+        for stack in stacks("batch"):
+            group = stack.properties("StartReports")["Name"]
+            for name, role in roles(stack).items():
+                for report in (group, "build-agent-meta-x-builds", "build-agent-meta-x-pull-requests"):
+                    arn = f"arn:aws:codebuild:{ACCOUNT}:report-group/{report}"
+                    writes = allows(role, "codebuild:BatchPutTestCases", arn)
+                    self.assertEqual(writes, name == "StartRole" and report == group, (name, report))
+            [arn] = stack.buildspec("StartProject")["reports"]
+            self.assertEqual(arn, f"arn:aws:codebuild:{ACCOUNT}:report-group/{group}")
+
     def test_only_codebuild_runs_the_builds_of_a_batch(self):
         for stack in stacks("batch"):
             role = roles(stack)["BatchRole"]
@@ -575,7 +659,8 @@ class Roles(unittest.TestCase):
                 for action in ("s3:PutObject", "s3:DeleteObject"):
                     self.assertFalse(allows(role, action, f"{bucket}/{kind}/meta-x/batches/v1/x"))
             own = f"arn:aws:codebuild:{ACCOUNT}:project/{stack.properties('Project')['Name']}"
-            self.assertTrue(allows(role, "codebuild:StartBuildBatch", own))
+            for action in ("StartBuildBatch", "StopBuildBatch", "ListBuildBatchesForProject", "BatchGetBuildBatches"):
+                self.assertTrue(allows(role, f"codebuild:{action}", own), action)
             other = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x-builds"
             for action in ("codebuild:StartBuildBatch", "codebuild:StopBuildBatch", "codebuild:StartBuild"):
                 self.assertFalse(allows(role, action, other))

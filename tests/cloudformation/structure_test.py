@@ -1,10 +1,13 @@
 """Checks the text of the templates; runs cfn-lint, and shellcheck on the scripts in them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import unittest
+from pathlib import Path
 
 import yaml
 
@@ -35,6 +38,7 @@ EVERYTHING = NEEDED | {
     "check_layer": LAYER | {"Share": "efs", "HashServer": "hash.internal", "Release": "scarthgap"},
     "post_results": POST | {"PublicReports": "true"},
     "aws_batch": LAYER | {"Share": "efs"},
+    "batch": BATCH | {"Share": "efs"},
 }
 
 
@@ -171,6 +175,12 @@ class Structure(unittest.TestCase):
                     self.assertEqual(broken, wanted, (mode, share, approval))
                     privileged = stack.properties("PullRequestProject")["Environment"]["PrivilegedMode"]
                     self.assertEqual(privileged, share == "efs")
+        for kind in ("pull-requests", "builds"):
+            for share in ("s3", "efs", "none"):
+                for approval in ("DISABLED", "FORK_PULL_REQUESTS", "ALL_PULL_REQUESTS"):
+                    stack = Stack("batch", **BATCH | {"Kind": kind, "Share": share, "CommentApproval": approval})
+                    strangers = kind == "pull-requests" and share == "efs" and approval == "DISABLED"
+                    self.assertEqual(set(stack.broken_rules()), {"StrangersGetNoPrivilegedMachine"} if strangers else set())
 
     def test_the_default_needs_neither_a_network_nor_privileged_mode(self):
         for stack in (layer(), Stack("prune_cache")):
@@ -349,6 +359,39 @@ class Structure(unittest.TestCase):
             self.assertEqual("WARM_TARGETS" in variables, kind == "builds", "a pull request fills no trusted cache")
             self.assertEqual(variables["DESTINATION"], f"s3://<build-agent-Bucket>/{kind}/meta-x")
 
+    def test_the_builds_of_a_batch_mount_the_share(self):
+        """With the image's script, as the buildspec of a batch calls it."""
+        script = str(TOP / "docker/stable-path-checkout")
+        table = {
+            ("pull-requests", "efs"): "mount-share ro pr/7\n",
+            ("builds", "efs"): "mount-share rw\n",
+            ("builds", "s3"): "",
+            ("pull-requests", "none"): "",
+        }
+        for (kind, share), words in table.items():
+            stack = Stack("batch", **BATCH | {"Kind": kind, "Share": share})
+            variables = stack.variables("Project")
+            for status in ("0", "1"):
+                with tempfile.TemporaryDirectory() as place:
+                    mount = Path(place) / "bin/mount-share"
+                    mount.parent.mkdir()
+                    mount.write_text('#!/bin/sh\necho mount-share "$@"; exit "$STATUS"\n')
+                    mount.chmod(0o755)
+                    (Path(place) / "src/meta-x").mkdir(parents=True)
+                    environment = variables | {"CODEBUILD_SRC_DIR": f"{place}/src/meta-x", "TMPDIR": place, "STATUS": status}
+                    environment |= {"CODEBUILD_SOURCE_VERSION": "pr/7" if kind == "pull-requests" else "main"}
+                    environment |= {"PATH": f"{place}/bin:{os.environ['PATH']}"}
+                    ran = subprocess.run([script, "pwd"], env=environment, capture_output=True, text=True)
+                    self.assertEqual((ran.returncode, ran.stdout), (0, f"{words}{place}/checkout/meta-x\n"), ran.stderr)
+                    self.assertEqual("continues without the share" in ran.stderr, bool(words) and status == "1")
+            wanted = {"FILE_SYSTEM", "SHARED_ACCESS_POINT", "SHARE"} if share == "efs" else set()
+            self.assertLessEqual(wanted, set(variables))
+            point = {"pull-requests": "SharedReadOnlyAccessPoint", "builds": "SharedAccessPoint"}[kind]
+            if share == "efs":
+                self.assertEqual(variables["SHARED_ACCESS_POINT"], f"<build-agent-{point}>")
+                self.assertEqual("PULL_REQUEST_ACCESS_POINT" in variables, kind == "pull-requests")
+                self.assertEqual(stack.variables("StartProject")["SHARE"], variables["SHARE"], "the cells get it from there")
+
     def test_the_project_that_starts_a_batch(self):
         known = {"CODEBUILD_RESOLVED_SOURCE_VERSION": "1" * 40, "CODEBUILD_BUILD_ID": "p:0a1b-2c", "PATH": "/usr/bin:/bin"}
         for trigger, pull in (("pr/7", ["--pull-request", "7"]), ("branch/main", [])):
@@ -506,6 +549,9 @@ class Structure(unittest.TestCase):
             "prune": Stack("prune_cache").properties("Project")["Name"],
         }
         quiet = [stack.properties("PullRequestProject")["Name"], layer(Mode="runner").properties("PullRequestProject")["Name"]]
+        pulls, builds = (Stack("batch", **BATCH | {"Kind": kind}) for kind in ("pull-requests", "builds"))
+        quiet += [it.properties(project)["Name"] for it in (pulls, builds) for project in ("Project", "StartProject")]
+        started = quiet.pop()
         for rule in resources(alerts.template, "AWS::Events::Rule"):
             properties = alerts.properties(rule)
             kind = properties["Name"].removeprefix("build-agent-alert-")
@@ -513,8 +559,13 @@ class Structure(unittest.TestCase):
             self.assertEqual(set(detail["build-status"]), {"FAILED", "FAULT", "TIMED_OUT"})
             [pattern] = detail["project-name"]
             pattern = re.escape(pattern["wildcard"]).replace(r"\*", ".*") if isinstance(pattern, dict) else re.escape(pattern)
-            matched = [name for name in [*names.values(), *quiet] if re.fullmatch(pattern, name)]
-            self.assertEqual(matched, [names.pop(kind)], rule)
+            matched = [name for name in [*names.values(), started, *quiet] if re.fullmatch(pattern, name)]
+            for exclusion in detail.get("build-id", []):
+                unwanted = re.escape(exclusion["anything-but"]["wildcard"]).replace(r"\*", ".*")
+                build = f"arn:aws:codebuild:eu-west-1:123456789012:build/%s:0a1b-2c"
+                matched = [name for name in matched if not re.fullmatch(unwanted, build % name)]
+            # A batch sends one message, and not one for each cell.
+            self.assertEqual(matched, [names.pop(kind)] + [started] * (kind == "build"), rule)
         self.assertEqual(names, {})
 
     def test_metrics_have_the_names_that_the_agent_prints(self):
