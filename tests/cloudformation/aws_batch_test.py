@@ -237,25 +237,29 @@ class Execution(StateMachineTest):
 
 
 class Deployment(Moto):
+    def deploy(self, account, name, **given):
+        # moto, unlike AWS, does not know the service-linked role.
+        iam = account.client("iam")
+        trust = {"Version": "2012-10-17", "Statement": []}
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+        text = (TEMPLATES / "aws_batch.yml").read_text()
+        managed = "      Type: MANAGED\n"
+        self.assertEqual(text.count(managed), 1)
+        given |= {"Name": "meta-x", "Repository": "example/meta-x", "InstanceTypes": "m5.4xlarge"}
+        account.client("cloudformation").create_stack(
+            StackName=name,
+            TemplateBody=text.replace(managed, f"{managed}      ServiceRole: {role}\n"),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        return account.outputs(name)
+
     def test_the_stack(self):
         account = self.region("eu-west-1")
         for name in ("ci_network", "cache", "seed_image"):
             given = {"SourceUrl": "https://github.com/example/build-agent.git"} if name == "seed_image" else {}
             account.deploy(name, **given)
-        # moto, unlike AWS, does not know the service-linked role.
-        trust = {"Version": "2012-10-17", "Statement": []}
-        role = account.client("iam").create_role(RoleName="batch", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
-        text = (TEMPLATES / "aws_batch.yml").read_text()
-        managed = "      Type: MANAGED\n"
-        self.assertEqual(text.count(managed), 1)
-        given = {"Name": "meta-x", "Repository": "example/meta-x", "InstanceTypes": "m5.4xlarge"}
-        account.client("cloudformation").create_stack(
-            StackName="batch",
-            TemplateBody=text.replace(managed, f"{managed}      ServiceRole: {role}\n"),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
-            Capabilities=["CAPABILITY_IAM"],
-        )
-        outputs = account.outputs("batch")
+        outputs = self.deploy(account, "batch")
         batch = account.client("batch")
         [environment] = batch.describe_compute_environments()["computeEnvironments"]
         self.assertEqual((environment["type"], environment["state"]), ("MANAGED", "ENABLED"))
@@ -268,6 +272,18 @@ class Deployment(Moto):
         machine = account.client("stepfunctions").describe_state_machine(stateMachineArn=outputs["Machine"])
         self.assertIn(f'"JobQueue": "{queue["jobQueueArn"]}"', machine["definition"])
         self.assertIn(f'"JobDefinition": "{job["jobDefinitionArn"]}"', machine["definition"])
+        # With more options, beside it. Not with EFS: moto has no identifiers of access points.
+        secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:meta-x-AbCdEf"
+        key = "arn:aws:kms:eu-west-1:123456789012:key/0123"
+        self.deploy(account, "pulls", Kind="pull-requests", KmsKeyArn=key, SourceCredential=secret)
+        jobs = {it["jobDefinitionName"]: it for it in batch.describe_job_definitions()["jobDefinitions"]}
+        properties = jobs["build-agent-meta-x-pull-requests"]["containerProperties"]
+        self.assertEqual(properties["secrets"], [{"name": "SOURCE_TOKEN", "valueFrom": f"{secret}:Token::"}])
+        sids = {it["Sid"] for it in account.policies(properties["jobRoleArn"]) if it}
+        self.assertLessEqual({"ReadTheShare", "EncryptArtifacts"}, sids)
+        self.assertFalse({"ReadItsCredential", "WriteTheShare"} & sids)
+        sids = {it["Sid"] for it in account.policies(properties["executionRoleArn"]) if it}
+        self.assertEqual(sids, {"WriteItsLog", "ReadItsCredential"})
 
 
 class Machines(unittest.TestCase):

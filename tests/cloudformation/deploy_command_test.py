@@ -31,6 +31,10 @@ elif words[:2] == ["cloudformation", "deploy"]:
     template = open(options["--template-file"]).read()
     client = boto3.client("cloudformation", region_name=os.environ["AWS_REGION"], endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     name = options["--stack-name"]
+    if "-aws-batch-" in name:
+        # moto, unlike AWS, does not know that Batch has a role of its own.
+        arn = "arn:aws:iam::123456789012:role/aws-service-role/batch.amazonaws.com/AWSServiceRoleForbatch"
+        template = template.replace("      Type: MANAGED\\n", f"      Type: MANAGED\\n      ServiceRole: {arn}\\n")
     section = re.split(r"\\n(?=\\S)", template.split("\\nParameters:\\n", 1)[1])[0]
     known = set(re.findall(r"(?m)^  (\\w+):$", section))
     if not set(given) <= known:
@@ -51,6 +55,9 @@ elif words[:2] == ["cloudformation", "deploy"]:
     parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
     capabilities = [options["--capabilities"]] if "--capabilities" in options else []
     client.create_stack(StackName=name, TemplateBody=template, Parameters=parameters, Capabilities=capabilities)
+elif words[:2] == ["iam", "get-role"]:
+    # moto writes the names of these roles in another way, and compares the case of letters.
+    os.execv(CLI, [CLI, *words[:3], words[3].replace("ForECS", "Forecs").replace("ForBatch", "Forbatch")])
 elif words[:2] == ["codebuild", "import-source-credentials"]:
     import json
     print(json.load(sys.stdin)["serverType"])
@@ -152,8 +159,16 @@ class Command(Moto):
         self.assertIn("the stack build-agent-meta-example checks example/meta-example", ran.stderr)
         self.assertEqual(self.parameters(account, "build-agent-meta-example"), after)
 
+    def forget_the_service_roles(self, account):
+        """These are of the account, and other tests made them."""
+        iam = account.client("iam")
+        for it in iam.list_roles()["Roles"]:
+            if it["RoleName"].startswith("AWSServiceRoleFor"):
+                iam.delete_role(RoleName=it["RoleName"])
+
     def test_everything(self):
         account = self.prepare("us-west-2")
+        self.forget_the_service_roles(account)
         words = ["--layer", "example/meta-example", "--share", "efs", "--hash-server", "scarthgap"]
         ran = self.run_deploy("us-west-2", *words, token="ghp_1\n")
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
@@ -187,6 +202,78 @@ class Command(Moto):
             self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
             self.assertEqual(self.parameters(account, "build-agent-meta-example"), before, again)
 
+    MATRIX = ("builds", "prs")
+
+    def test_a_matrix_in_codebuild(self):
+        account = self.prepare("eu-central-2")
+        words = ["--layer", "example/meta-example", "--matrix", "codebuild", "--branches", "scarthgap|master"]
+        more = ["--set", "ComputeType=BUILD_GENERAL1_XLARGE", "--set", "WarmTargets=quilt-native"]
+        ran = self.run_deploy("eu-central-2", *words, *more, token="ghp_1\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertNotIn("still builds each commit", ran.stderr)
+        stacks = {f"build-agent-{STACKS[name]}" for name in DEFAULT if name != "check_layer"}
+        stacks |= {f"build-agent-meta-example-batch-{kind}" for kind in self.MATRIX}
+        self.assertEqual(set(self.stacks(account)), stacks, "without the layer's own stack")
+        before = {kind: self.parameters(account, f"build-agent-meta-example-batch-{kind}") for kind in self.MATRIX}
+        for kind, name in zip(self.MATRIX, ("builds", "pull-requests"), strict=True):
+            wanted = {"Kind": name, "Name": "meta-example", "Repository": "example/meta-example", "Share": "s3"}
+            wanted |= {"ProtectedBranches": "scarthgap|master", "ComputeType": "BUILD_GENERAL1_XLARGE", "ImageTag": "stable"}
+            self.assertLessEqual(wanted.items(), before[kind].items())
+        # Again: it knows the engine. With EFS, the network and the file system come first.
+        ran = self.run_deploy("eu-central-2", "--layer", "example/meta-example", "--share", "efs")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(set(self.stacks(account)), stacks | {"build-agent-network", "build-agent-efs"})
+        for kind in self.MATRIX:
+            after = self.parameters(account, f"build-agent-meta-example-batch-{kind}")
+            self.assertEqual(after, before[kind] | {"Share": "efs"})
+        ran = self.run_deploy("eu-central-2", "--layer", "another/meta-example")
+        self.assertIn("the stack build-agent-meta-example-batch-builds checks example/meta-example", ran.stderr)
+
+    def test_a_layer_gets_a_matrix(self):
+        account = self.prepare("ap-southeast-2")
+        layer = ["--layer", "example/meta-example"]
+        ran = self.run_deploy("ap-southeast-2", *layer, "--branches", "scarthgap", "--share", "none", token="ghp_1\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        before = self.parameters(account, "build-agent-meta-example")
+        # The stacks begin with the values of the layer, which stays as it is.
+        ran = self.run_deploy("ap-southeast-2", *layer, "--matrix", "codebuild")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertIn("build-agent-meta-example still builds each commit, too", ran.stderr)
+        self.assertEqual(self.parameters(account, "build-agent-meta-example"), before)
+        made = self.parameters(account, "build-agent-meta-example-batch-builds")
+        self.assertEqual((made["ProtectedBranches"], made["Share"]), ("scarthgap", "none"))
+        # Each gets the parameters that its template has.
+        ran = self.run_deploy("ap-southeast-2", *layer, "--set", "MaximumBuilds=9", "--set", "Release=scarthgap")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(self.parameters(account, "build-agent-meta-example"), before | {"Release": "scarthgap"})
+        self.assertEqual(self.parameters(account, "build-agent-meta-example-batch-builds"), made | {"MaximumBuilds": "9"})
+
+    def test_a_matrix_on_aws_batch(self):
+        account = self.prepare("ap-southeast-1")
+        self.forget_the_service_roles(account)
+        words = ["--layer", "example/meta-example", "--matrix", "aws-batch", "--branches", "main|release/1.x"]
+        # moto does not know families of instances.
+        more = ["--set", "InstanceTypes=m5.4xlarge", "--cpu", "arm64"]
+        ran = self.run_deploy("ap-southeast-1", *words, *more, token="ghp_1\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        stacks = {f"build-agent-{STACKS[name]}" for name in DEFAULT if name != "check_layer"} | {"build-agent-network"}
+        stacks |= {f"build-agent-meta-example-aws-batch-{kind}" for kind in self.MATRIX}
+        self.assertEqual(set(self.stacks(account)), stacks)
+        before = {kind: self.parameters(account, f"build-agent-meta-example-aws-batch-{kind}") for kind in self.MATRIX}
+        for kind, name in zip(self.MATRIX, ("builds", "pull-requests"), strict=True):
+            wanted = {"Kind": name, "Branches": "main,release/1.x", "Share": "s3", "ImageTag": "stable-arm64"}
+            self.assertLessEqual(wanted.items(), before[kind].items())
+        calls = self.calls("ap-southeast-1", "create-service-linked-role", "deploy --stack-name build-agent-meta-example")
+        kinds = [next((it for it in ("ecs", "batch") if f"name {it}.amazonaws.com" in call), "stack") for call in calls]
+        self.assertEqual(kinds, ["ecs", "batch", "stack", "stack"])
+        [line] = [call for call in calls if "aws-batch-prs" in call]
+        self.assertIn("InstanceTypes=m6g,m7g,m8g", line)
+        ran = self.run_deploy("ap-southeast-1", "--layer", "example/meta-example")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(set(self.stacks(account)), stacks)
+        for kind in self.MATRIX:
+            self.assertEqual(self.parameters(account, f"build-agent-meta-example-aws-batch-{kind}"), before[kind])
+
     def test_a_pinned_image_and_another_architecture_stay(self):
         account = self.prepare("ap-south-1")
         layer = ("--layer", "example/meta-example")
@@ -216,13 +303,10 @@ class Command(Moto):
         account = self.prepare("ap-northeast-1")
         blocks = [it for it in docs_test.blocks() if not re.search(r"^(cloudformation/deploy|git|gh) ", it, re.MULTILINE)]
         self.assertGreater(len(blocks), 8)
-        # These are of the account, and other tests made them.
+        self.forget_the_service_roles(account)
         iam = account.client("iam")
         for it in iam.list_open_id_connect_providers()["OpenIDConnectProviderList"]:
             iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=it["Arn"])
-        for it in iam.list_roles()["Roles"]:
-            if it["RoleName"].lower() == "awsserviceroleforecs":
-                iam.delete_role(RoleName=it["RoleName"])
         for block in blocks:
             # Not in moto's CloudFormation: CloudFront, and the service-linked role of AWS Batch (see aws_batch_test).
             if "public_reports.yml" in block or "aws_batch.yml" in block:
@@ -266,6 +350,15 @@ class Command(Moto):
             ("--layer", "a/bb", "--share", "nfs"): "--share nfs",
             ("--layer", "a/bb", "--mode", "x"): "--mode x",
             ("--layer", "a/bb", "--set", "Share"): "--set Share",
+            ("--layer", "a/bb", "--set", "A-b=1"): "--set A-b=1: a key",
+            ("--layer", "a/bb", "--set", "MaximumBuilds=1"): "--set MaximumBuilds: there is no such parameter",
+            ("--layer", "a/bb", "--matrix", "codebuild", "--set", "Release=x"): "--set Release: there is no such parameter",
+            ("--layer", "a/bb", "--matrix", "x"): "--matrix x",
+            ("--layer", "a/bb", "--matrix", "codebuild", "--mode", "runner"): "a workflow has a matrix of its own",
+            ("--layer", "a/bb", "--matrix", "codebuild", "--hash-server", "scarthgap"): "each needs its own server",
+            ("--layer", "a/bb", "--matrix", "aws-batch", "--share", "none"): "jobs of AWS Batch need a share",
+            ("--layer", "a/bb", "--matrix", "aws-batch", "--branches", "release-.*"): "with AWS Batch these are names",
+            ("--layer", "a/bb", "--name", "x-batch-prs"): "build-agent has a stack of its own with this name",
             ("--layer", "a/bb", "--branches"): "--branches is not an option, or its value is missing",
             ("--layer", "a/bb", "--what", "x"): "--what is not an option",
             ("--layer", "a/bb", "--name", "x.y"): "--name x.y",

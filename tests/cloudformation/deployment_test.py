@@ -108,7 +108,7 @@ class Deployment(Moto):
         schedules = {name: it["ScheduleExpression"] for name, it in rules.items() if it.get("ScheduleExpression")}
         wanted = {"build-agent-image": "cron(0 3 1 * ? *)", "build-agent-prune": "cron(30 2 ? * SUN *)"}
         self.assertEqual(schedules, wanted)
-        alerts = {"build-agent-alert-build", "build-agent-alert-image", "build-agent-alert-prune"}
+        alerts = {"build-agent-alert-build", "build-agent-alert-batch", "build-agent-alert-image", "build-agent-alert-prune"}
         self.assertLessEqual(alerts | {"build-agent-meta-example-stop"}, set(rules))
         self.assertEqual({it["State"] for it in rules.values()}, {"ENABLED"})
         for name in alerts:
@@ -131,6 +131,18 @@ class Deployment(Moto):
         sids = {it["Sid"] for it in self.account.policies(outputs["PullRequestRole"]) if it}
         self.assertLessEqual({"MountTheShare", "MountThePullRequestsPart", "ReadTheManifest", "EncryptArtifacts"}, sids)
         self.assertFalse({"CloneThroughTheConnection", "ReadTheShare", "ReadItsCredential"} & sids)
+
+    def test_a_batch_with_all_options(self):
+        key = "arn:aws:kms:eu-west-1:123456789012:key/0123"
+        both = {"MountTheShare", "EncryptArtifacts"}
+        for number, kind, wanted in (("3", "pull-requests", both | {"MountThePullRequestsPart"}), ("4", "builds", both)):
+            given = {"Name": f"meta-{number}", "Repository": f"example/meta-{number}", "Kind": kind}
+            given |= {"Share": "efs", "KmsKeyArn": key, "ResultName": "x", "TokenSecret": "build-agent/post"}
+            outputs = self.account.deploy("batch", f"-{number}", **given)
+            sids = {it["Sid"] for it in self.account.policies(outputs["BuildRole"]) if it}
+            self.assertEqual(sids & {*both, "MountThePullRequestsPart", "WriteTheShare", "ReadTheShare"}, wanted)
+            start = {it["Sid"] for it in self.account.policies(outputs["StartRole"]) if it}
+            self.assertLessEqual({"DecryptResults", "ReadTheCredential", "WriteItsReports"}, start)
 
     def test_the_hash_server(self):
         host = self.outputs["hash_server"]["Host"]

@@ -189,7 +189,7 @@ MUTATIONS = {
     ),
     "a job of the state machine has no tag": ("aws_batch", '"Merge": {', '"Tags"', '"Parameters"'),
     "cells read the credential of the source": (
-        "aws_batch", "Sid: PublishArtifacts", *added("secretsmanager:GetSecretValue", "!Ref SourceCredential")
+        "aws_batch", "  JobRole:", *added("secretsmanager:GetSecretValue", "!Ref SourceCredential")
     ),
     "the state machine makes any rule": (
         "aws_batch", "Sid: LearnThatJobsEnded", "rule/StepFunctionsGetEventsForBatchJobsRule", "rule/*"

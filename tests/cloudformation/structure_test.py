@@ -555,6 +555,8 @@ class Structure(unittest.TestCase):
         for rule in resources(alerts.template, "AWS::Events::Rule"):
             properties = alerts.properties(rule)
             kind = properties["Name"].removeprefix("build-agent-alert-")
+            if kind == "batch":
+                continue
             detail = properties["EventPattern"]["detail"]
             self.assertEqual(set(detail["build-status"]), {"FAILED", "FAULT", "TIMED_OUT"})
             [pattern] = detail["project-name"]
@@ -567,6 +569,35 @@ class Structure(unittest.TestCase):
             # A batch sends one message, and not one for each cell.
             self.assertEqual(matched, [names.pop(kind)] + [started] * (kind == "build"), rule)
         self.assertEqual(names, {})
+
+    def test_a_failed_batch_of_accepted_commits_on_aws_batch_sends_a_message(self):
+        detail = Stack("alerts").properties("TrustedBatchFailed")["EventPattern"]["detail"]
+        self.assertEqual(detail["status"], ["FAILED", "TIMED_OUT"])
+        [pattern] = detail["stateMachineArn"]
+        pattern = re.escape(pattern["wildcard"]).replace(r"\*", ".*")
+        machines = {kind: Stack("aws_batch", **LAYER, Kind=kind).properties("Machine") for kind in ("builds", "pull-requests")}
+        machines |= {"stop": layer().properties("SupersededMachine"), "post": Stack("post_results", **POST).properties("Machine")}
+        machines["device"] = Stack("device_tests", **POST).properties("Machine")
+        arn = "arn:aws:states:eu-west-1:123456789012:stateMachine:{}"
+        matched = [kind for kind, it in machines.items() if re.fullmatch(pattern, arn.format(it["StateMachineName"]))]
+        self.assertEqual(matched, ["builds"])
+
+    def test_a_batch_has_the_alarms_of_a_layer(self):
+        for share in ("s3", "efs", "none"):
+            for kind, wanted in (("pull-requests", {"ManyMinutes"}), ("builds", {"ColdCache"} if share != "none" else set())):
+                for alarms in ("true", "false"):
+                    stack = Stack("batch", **BATCH | {"Kind": kind, "Share": share, "Alarms": alarms})
+                    found = {name for name, it in stack.resources.items() if it["Type"] == "AWS::CloudWatch::Alarm"}
+                    self.assertEqual(found, wanted if alarms == "true" else set())
+                    name = stack.properties("Project")["Name"]
+                    for alarm in found:
+                        # The alarm of a layer, about the project of the cells.
+                        own, other = stack.properties(alarm), layer().properties(alarm)
+                        names = [it["Value"] for it in calls(own, "Dimensions")[0]]
+                        self.assertIn(names, ([name], ["<Project>"]))
+                        for key in set(own) - {"AlarmName", "AlarmDescription", "Dimensions", "Metrics", "Threshold"}:
+                            self.assertEqual(own[key], other[key], f"{alarm}: {key}")
+                        self.assertNotEqual(own["AlarmName"], other["AlarmName"])
 
     def test_metrics_have_the_names_that_the_agent_prints(self):
         body = Stack("alerts").properties("Dashboard")["DashboardBody"]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -58,6 +60,38 @@ fn command_runs_in_the_checkout_if_the_copy_fails() {
     assert_eq!((ran.status.code(), String::from_utf8(ran.stdout).unwrap()), (Some(7), expected));
     let stderr = String::from_utf8(ran.stderr).unwrap();
     assert!(stderr.contains("cannot copy") && stderr.contains("src1/src/meta x"), "{stderr}");
+}
+
+/// The buildspec of a batch has no command for the mount.
+#[test]
+fn it_mounts_the_share_if_the_project_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().canonicalize().unwrap();
+    let source = checkout(&at, "src1");
+    let stand_in = at.join("mount-share");
+    std::fs::write(&stand_in, "#!/bin/sh\necho mount-share \"$@\"\nexit \"$STATUS\"\n").unwrap();
+    std::fs::set_permissions(&stand_in, Permissions::from_mode(0o755)).unwrap();
+    for status in ["0", "1"] {
+        for (mode, in_codebuild, expected) in [
+            ("ro", true, "mount-share ro pr/7\n"),
+            ("rw", true, "mount-share rw\n"),
+            ("", true, ""),
+            ("rw", false, ""),
+        ] {
+            let mut command = Command::new(repository().join("docker/stable-path-checkout"));
+            command.arg("true").current_dir(&at).env_clear().env("TMPDIR", &at);
+            command.env("PATH", format!("{}:{}", at.display(), std::env::var("PATH").unwrap()));
+            command.env("MOUNT_SHARE", mode).env("STATUS", status).env("CODEBUILD_SOURCE_VERSION", "pr/7");
+            command.envs(in_codebuild.then_some(("CODEBUILD_SRC_DIR", &source)));
+            let ran = command.output().unwrap();
+            assert_eq!(
+                (ran.status.code(), String::from_utf8(ran.stdout).unwrap().as_str()),
+                (Some(0), expected)
+            );
+            let warns = String::from_utf8(ran.stderr).unwrap().contains("continues without the share");
+            assert_eq!(warns, status == "1" && !expected.is_empty(), "{mode}");
+        }
+    }
 }
 
 #[test]
