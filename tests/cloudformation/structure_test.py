@@ -394,18 +394,24 @@ class Structure(unittest.TestCase):
 
     def test_the_project_that_starts_a_batch(self):
         known = {"CODEBUILD_RESOLVED_SOURCE_VERSION": "1" * 40, "CODEBUILD_BUILD_ID": "p:0a1b-2c", "PATH": "/usr/bin:/bin"}
-        for trigger, pull in (("pr/7", ["--pull-request", "7"]), ("branch/main", [])):
+        known |= {"CODEBUILD_BUILD_URL": "https://console.aws.amazon.com/x"}
+        branch = {"CODEBUILD_WEBHOOK_TRIGGER": "branch/main", "CODEBUILD_WEBHOOK_HEAD_REF": "refs/heads/main"}
+        pull = {"CODEBUILD_WEBHOOK_TRIGGER": "pr/7", "CODEBUILD_WEBHOOK_HEAD_REF": "refs/heads/fix"}
+        table = [(pull, ["--pull-request", "7"]), (branch, ["--git-ref", "refs/heads/main"]), ({}, [])]
+        for trigger, source in table:
             for status in ("0", "3"):
                 stack = Stack("batch", **BATCH)
                 environment = stack.variables("StartProject") | known
-                environment |= {"CODEBUILD_WEBHOOK_TRIGGER": trigger, "STATUS": status}
+                environment |= trigger | {"STATUS": status}
                 ran = self.start(stack, "build", "StartProject", environment)
                 self.assertEqual(str(ran.returncode), status, "the verdict of the batch is that of the build")
                 words = ran.stdout.splitlines()
                 post = words[words.index("report") :]
                 self.assertEqual(words[:5], ["build-agent", "batch", "build-agent.toml", "--project", "<Project>"])
                 self.assertEqual(post[:3], ["report", "post", "/tmp/build-agent-out/result.json"])
-                self.assertEqual([word for word in post if word in ("--pull-request", "7")], pull)
+                named = ("--pull-request", "7", "--git-ref", "refs/heads/main", "refs/heads/fix")
+                self.assertEqual([word for word in post if word in named], source)
+                self.assertEqual(post[post.index("--link") + 1], known["CODEBUILD_BUILD_URL"])
         stack = Stack("batch", **LAYER, Kind="builds")
         words = self.start(stack, "build", "StartProject", stack.variables("StartProject") | known).stdout
         self.assertNotIn("post", words.splitlines())
