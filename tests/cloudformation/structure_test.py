@@ -504,6 +504,7 @@ class Structure(unittest.TestCase):
         if not shutil.which("shellcheck"):
             self.skipTest("no shellcheck")
         scripts = [hash_server_script()]
+        scripts.append(Stack("aws_batch", **LAYER).properties("Job")["ContainerProperties"]["Command"][2])
         for stack in (layer(), layer(Mode="runner"), Stack("prune_cache"), Stack("batch", **BATCH)):
             for name, it in stack.resources.items():
                 if it["Type"] == "AWS::CodeBuild::Project":
