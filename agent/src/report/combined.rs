@@ -1,13 +1,15 @@
 //! One summary for several jobs: what is posted to GitHub for a whole matrix. Each job is a check in it.
 
 use agent_types::error::{Class, Error};
-use agent_types::events::JobIdentity;
+use agent_types::events::{JobIdentity, Level};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
+use agent_types::words::count;
 
+use super::combined_findings::combined_findings;
 use super::console::failures;
 use super::merged::label;
-use super::summary::{At, StageError, StageResult, Summary, UnitResult};
+use super::summary::{At, Notice, StageError, StageResult, Summary, UnitResult};
 use super::totals::suites;
 use super::verdict;
 
@@ -30,6 +32,16 @@ pub fn combined(jobs: &[Summary]) -> Summary {
     let ran = worst.is_success().then(|| stage(Stage::Checkout, Outcome::Passed));
     all.stages = ran.into_iter().chain([stage(Stage::Check, worst)]).collect();
     all.errors = jobs.iter().filter_map(error).collect();
+    all.unchecked_jobs = jobs.iter().filter(|job| !job.has_checked()).count() as u64;
+    let findings = combined_findings(jobs);
+    all.findings = findings.list;
+    if findings.omitted > 0 {
+        let message = format!(
+            "{} of the jobs are only in their own reports",
+            count(findings.omitted as u64, "finding")
+        );
+        all.notices.push(Notice { level: Level::Warning, message, hint: None });
+    }
     (all.outcome, all.exit) = verdict::outcome(&all);
     all
 }
@@ -141,6 +153,18 @@ mod tests {
         let flaky = [passed.clone(), job("b", ExitStatus::Passed, Outcome::Flaky("test: x".into()))];
         assert_eq!((combined(&flaky).exit, combined(&flaky).outcome.word()), (ExitStatus::Passed, "flaky"));
         assert_ne!(combined(&[]).exit, ExitStatus::Passed);
+    }
+
+    /// A job that passes although it found errors is one whose findings are not new.
+    #[test]
+    fn findings_of_a_job_that_passed_do_not_contradict_it() {
+        let mut passed = job("a", ExitStatus::Passed, Outcome::Passed);
+        passed.findings = reduce(&failing_job()).findings;
+        let all = combined(&[passed.clone(), job("b", ExitStatus::Passed, Outcome::Passed)]);
+        assert!(all.exit == ExitStatus::Passed && !all.findings.is_empty());
+        assert_eq!(all.unchecked_jobs, 0);
+        let lost = without_run(JobIdentity::default(), Error::machine("lost"));
+        assert_eq!(combined(&[passed, lost]).unchecked_jobs, 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod cache;
 mod combined;
+mod combined_findings;
 pub mod comparison;
 mod console;
 mod cost;

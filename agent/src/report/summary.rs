@@ -123,6 +123,9 @@ pub struct Summary {
     /// In the order in which they were first heard of.
     pub units: Vec<UnitResult>,
     pub findings: Vec<Finding>,
+    /// In the result of several jobs: how many of them checked nothing, so that their findings are missing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unchecked_jobs: u64,
     pub failed_tasks: Vec<TaskFailed>,
     /// When the BitBake tasks of all units ran.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
@@ -191,6 +194,7 @@ impl Default for Summary {
             stages: Vec::new(),
             units: Vec::new(),
             findings: Vec::new(),
+            unchecked_jobs: 0,
             failed_tasks: Vec::new(),
             timeline: Timeline::default(),
             errors: Vec::new(),
@@ -257,6 +261,11 @@ impl Summary {
     /// The outcome of a stage that has ended.
     pub fn stage_outcome(&self, stage: Stage) -> Option<&Outcome> {
         self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
+    }
+
+    /// Whether its findings are those of a check. Without one, no findings do not mean that there are none.
+    pub fn has_checked(&self) -> bool {
+        self.complete && self.unchecked_jobs == 0 && self.stage_outcome(Stage::Check).is_some()
     }
 
     /// The page with the stored report, if people can open it in a browser.

@@ -190,9 +190,15 @@ impl Poster {
             let why = self.place.no_comment.clone();
             return Err(Failure::Input(why.unwrap_or("the branch of the commit is not known".to_owned())));
         };
-        if !summary.complete || summary.stage_outcome(agent_types::stage::Stage::Check).is_none() {
+        if !summary.has_checked() {
             // GitHub would take the findings of the earlier analysis for fixed.
-            return Ok("the job has no findings to upload, because it checked nothing".to_owned());
+            return Ok(match summary.unchecked_jobs {
+                0 => "the job has no findings to upload, because it checked nothing".to_owned(),
+                jobs => {
+                    let jobs = agent_types::words::count(jobs, "job");
+                    format!("no findings are uploaded, because {jobs} checked nothing")
+                }
+            });
         }
         let text =
             sarif::render(std::slice::from_ref(summary)).map_err(|error| Failure::Input(error.message))?;
