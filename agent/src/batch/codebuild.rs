@@ -138,6 +138,17 @@ pub struct StartBatch<'a> {
     pub buildspec: &'a str,
     /// The same for all tries of one start.
     pub token: &'a str,
+    /// Variables of the batch and its builds.
+    pub variables: &'a [(&'a str, String)],
+}
+
+/// A batch that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningBatch {
+    pub id: String,
+    pub source_version: Option<String>,
+    /// With those of the project.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// Reads a project.
@@ -166,11 +177,14 @@ pub async fn project(name: &str) -> Result<Project> {
 /// # Errors
 /// Usage, if CodeBuild refuses it; upstream, if CodeBuild does not answer.
 pub async fn start(batch: &StartBatch<'_>) -> Result<Batch> {
+    let variable =
+        |(name, value): &(&str, String)| json!({ "name": name, "value": value, "type": "PLAINTEXT" });
     let body = json!({
         "projectName": batch.project,
         "sourceVersion": batch.source_version,
         "buildspecOverride": batch.buildspec,
         "idempotencyToken": batch.token,
+        "environmentVariablesOverride": batch.variables.iter().map(variable).collect::<Vec<_>>(),
     });
     parse_batch(&retried("StartBuildBatch", &body).await?["buildBatch"])
 }
@@ -185,6 +199,23 @@ pub async fn batch(id: &str) -> Result<Batch> {
         Some(batch) => parse_batch(batch),
         None => Err(Error::upstream(format!("CodeBuild does not know the batch {id}"))),
     }
+}
+
+/// The batches of a project that have not ended, the newest first.
+///
+/// # Errors
+/// Upstream, if CodeBuild does not answer; usage, if it refuses the request.
+pub async fn running(project: &str) -> Result<Vec<RunningBatch>> {
+    let body =
+        json!({ "projectName": project, "filter": { "status": "IN_PROGRESS" }, "sortOrder": "DESCENDING" });
+    // A page has 100 batches at most, as BatchGetBuildBatches takes.
+    let ids = retried("ListBuildBatchesForProject", &body).await?["ids"].take();
+    if ids.as_array().is_none_or(Vec::is_empty) {
+        return Ok(Vec::new());
+    }
+    let answer = retried("BatchGetBuildBatches", &json!({ "ids": ids })).await?;
+    let batches = answer["buildBatches"].as_array().into_iter().flatten();
+    Ok(batches.filter_map(parse_running).collect())
 }
 
 /// Stops a batch and all its builds.
@@ -239,6 +270,16 @@ fn refusal(answer: &Answer, operation: &str) -> Error {
 
 fn shortened(text: &str) -> String {
     sanitize_line(&text.chars().take(LONGEST).collect::<String>()).into_owned()
+}
+
+/// `None`, if it has ended.
+fn parse_running(value: &Value) -> Option<RunningBatch> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let status = value["buildBatchStatus"].as_str().map_or(BuildStatus::Waiting, BuildStatus::parse);
+    let variables = value["environment"]["environmentVariables"].as_array().into_iter().flatten();
+    let variables = variables.filter_map(|one| Some((text(&one["name"])?, text(&one["value"])?)));
+    let id = text(&value["id"]).filter(|_| !status.has_ended())?;
+    Some(RunningBatch { id, source_version: text(&value["sourceVersion"]), variables: variables.collect() })
 }
 
 fn parse_batch(value: &Value) -> Result<Batch> {
@@ -298,6 +339,21 @@ mod tests {
         assert_eq!(batch.builds["b"].status, BuildStatus::Unknown);
         assert!(batch.messages.len() == 1 && !batch.messages[0].contains(['\n', '\u{1b}']), "{batch:?}");
         assert!(parse_batch(&json!({})).is_err());
+    }
+
+    #[test]
+    fn reads_batches_that_run() {
+        let value = |status: &str| {
+            json!({
+                "id": "p:1", "buildBatchStatus": status, "sourceVersion": "pr/7",
+                "environment": { "environmentVariables": [{ "name": "A", "value": "b", "type": "PLAINTEXT" }, {}] },
+            })
+        };
+        let batch = parse_running(&value("IN_PROGRESS")).unwrap();
+        assert_eq!((batch.id.as_str(), batch.source_version.as_deref()), ("p:1", Some("pr/7")));
+        assert_eq!(batch.variables, BTreeMap::from([("A".to_owned(), "b".to_owned())]));
+        assert_eq!(parse_running(&value("STOPPED")), None);
+        assert_eq!(parse_running(&json!({})), None);
     }
 
     #[test]

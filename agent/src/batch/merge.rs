@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use agent_types::error::Error;
+use agent_types::error::{Class, Error};
 use agent_types::events::JobIdentity;
 use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
@@ -15,7 +15,8 @@ use crate::report::{self, Summary, merged as reports};
 
 use super::codebuild::{BuildStatus, CellBuild};
 use super::graph::CellIdentity;
-use super::records::{Attempts, Found};
+use super::records::{Attempts, Stored};
+use super::shortened;
 
 /// The results of all cells, in the order of the cells.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,42 +25,66 @@ pub struct Merged {
     pub warnings: Vec<String>,
 }
 
-/// Merges the results of the cells in the store. `builds`: the build of each cell as CodeBuild reports it, if it was queried.
-pub fn merge(
-    cells: &[CellIdentity],
-    commit: &str,
-    found: &Found,
-    builds: Option<&BTreeMap<String, CellBuild>>,
-) -> Merged {
-    let mut merged = Merged::default();
-    for cell in cells {
-        let attempts = found.cells.get(&cell.id);
+/// Merges the results of the cells, one after another, so that only one is in memory as a whole.
+pub struct Merger<'a> {
+    cells: &'a [CellIdentity],
+    commit: &'a str,
+    /// The build of each cell as CodeBuild reports it, if it was queried.
+    builds: Option<&'a BTreeMap<String, CellBuild>>,
+    merged: Merged,
+}
+
+impl<'a> Merger<'a> {
+    pub fn new(
+        cells: &'a [CellIdentity],
+        commit: &'a str,
+        builds: Option<&'a BTreeMap<String, CellBuild>>,
+    ) -> Merger<'a> {
+        Merger { cells, commit, builds, merged: Merged::default() }
+    }
+
+    /// Adds the next cell. `attempts`: those in the store; `stored`: the result of the latest one.
+    pub fn add(&mut self, cell: &CellIdentity, attempts: Option<&Attempts>, stored: &Stored) {
+        let warnings = &mut self.merged.warnings;
         if let Some(attempts) = attempts.filter(|attempts| attempts.number > 1) {
-            merged.warnings.push(format!("{} ran {} times; the last time counts", cell.id, attempts.number));
+            warnings.push(format!("{} ran {} times; the last time counts", cell.id, attempts.number));
         }
-        let build = builds.map(|builds| builds.get(&cell.id));
-        let job = checked_result(cell, commit, attempts, build).unwrap_or_else(|why| {
-            merged.warnings.push(format!("{}: {why}", cell.id));
-            lost(cell, commit, &why)
+        let build = self.builds.map(|builds| builds.get(&cell.id));
+        let checked = checked_result(cell, self.commit, attempts, stored, build);
+        let limit = shortened::part_of(self.cells.len());
+        let shortened =
+            checked.and_then(|job| shortened::shortened(job, limit).map_err(|error| error.message));
+        let job = shortened.unwrap_or_else(|why| {
+            warnings.push(format!("{}: {why}", cell.id));
+            let class = match build.flatten() {
+                Some(CellBuild { status: BuildStatus::Stopped, .. }) => Class::Cancelled,
+                _ => Class::Machine,
+            };
+            lost(cell, self.commit, class, &why)
         });
-        merged.jobs.push(job);
+        self.merged.jobs.push(job);
     }
-    if let Some(why) = reports::disagreement(&merged.jobs) {
-        let why = format!("the cells have different sources: {why}");
-        for (cell, job) in cells.iter().zip(&mut merged.jobs) {
-            if job.exit == ExitStatus::Passed {
-                *job = lost(cell, commit, &why);
+
+    /// The results of all cells. `unexpected`: files in the store of no cell.
+    pub fn finish(self, unexpected: &[String]) -> Merged {
+        let mut merged = self.merged;
+        if let Some(why) = reports::disagreement(&merged.jobs) {
+            let why = format!("the cells have different sources: {why}");
+            for (cell, job) in self.cells.iter().zip(&mut merged.jobs) {
+                if job.exit == ExitStatus::Passed {
+                    *job = lost(cell, self.commit, Class::Machine, &why);
+                }
             }
+            merged.warnings.push(why);
         }
-        merged.warnings.push(why);
+        if let Some(first) = unexpected.first() {
+            merged.warnings.push(format!(
+                "{} of the store are of no cell of this batch and were not read, such as `{first}`",
+                agent_types::words::count(unexpected.len() as u64, "file")
+            ));
+        }
+        merged
     }
-    if let Some(first) = found.unexpected.first() {
-        merged.warnings.push(format!(
-            "{} of the store are of no cell of this batch and were not read, such as `{first}`",
-            agent_types::words::count(found.unexpected.len() as u64, "file")
-        ));
-    }
-    merged
 }
 
 /// The result of a cell, if all checks agree with it; else the reason. `build`: as CodeBuild reports it, if it was queried.
@@ -67,6 +92,7 @@ fn checked_result(
     cell: &CellIdentity,
     commit: &str,
     attempts: Option<&Attempts>,
+    stored: &Stored,
     build: Option<Option<&CellBuild>>,
 ) -> Result<Summary, String> {
     let ended = match build.flatten() {
@@ -79,7 +105,7 @@ fn checked_result(
     {
         return Err(format!("its last build has no result{ended}"));
     }
-    let bytes = match &attempts.result {
+    let bytes = match stored {
         Some(read) => read.as_ref().map_err(|why| sanitize_line(why).into_owned())?,
         None => return Err(format!("it began, and its machine was lost or stopped{ended}")),
     };
@@ -102,8 +128,8 @@ fn checked_result(
 }
 
 /// The result of a cell that has none.
-fn lost(cell: &CellIdentity, commit: &str, why: &str) -> Summary {
-    let error = Error::machine(format!("the cell {} has no result: {why}", cell.id))
+fn lost(cell: &CellIdentity, commit: &str, class: Class, why: &str) -> Summary {
+    let error = Error::new(class, format!("the cell {} has no result: {why}", cell.id))
         .hint("read the log of its build, then retry the batch");
     let job = JobIdentity {
         name: cell.name.clone(),

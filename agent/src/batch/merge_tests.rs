@@ -34,9 +34,30 @@ fn bytes(summary: &Summary) -> Vec<u8> {
     report::render_result(summary).unwrap().into_bytes()
 }
 
-fn attempt(result: Option<Vec<u8>>) -> Attempts {
+/// What is in the store.
+#[derive(Clone, Default)]
+struct Found {
+    cells: BTreeMap<String, (Attempts, Stored)>,
+    unexpected: Vec<String>,
+}
+
+fn merge(
+    cells: &[CellIdentity],
+    commit: &str,
+    found: &Found,
+    builds: Option<&BTreeMap<String, CellBuild>>,
+) -> Merged {
+    let mut merge = Merger::new(cells, commit, builds);
+    for cell in cells {
+        let (attempts, stored) = found.cells.get(&cell.id).cloned().unzip();
+        merge.add(cell, attempts.as_ref(), &stored.flatten());
+    }
+    merge.finish(&found.unexpected)
+}
+
+fn attempt(result: Option<Vec<u8>>) -> (Attempts, Stored) {
     let latest = Attempt::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), "u-1");
-    Attempts { number: 1, latest, result: result.map(Ok) }
+    (Attempts { number: 1, latest }, result.map(Ok))
 }
 
 fn green(cells: &[CellIdentity]) -> Found {
@@ -173,7 +194,9 @@ fn codebuild_has_to_agree_with_a_pass() {
         BuildStatus::InProgress,
     ] {
         let merged = merge(&all, COMMIT, &found, Some(&builds(&all, status)));
-        assert_eq!(merged::exit(&merged.jobs), ExitStatus::Machine, "{status:?}");
+        let stopped = status == BuildStatus::Stopped;
+        let wanted = if stopped { ExitStatus::Cancelled } else { ExitStatus::Machine };
+        assert_eq!(merged::exit(&merged.jobs), wanted, "{status:?}");
     }
     // CodeBuild knows no build of the cell, or a later one than the store.
     assert_ne!(merged::exit(&merge(&all, COMMIT, &found, Some(&BTreeMap::new())).jobs), ExitStatus::Passed);

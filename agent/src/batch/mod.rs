@@ -5,7 +5,8 @@
 //! ```
 //!
 //! [`graph`] says which builds there are, [`spec`] writes them as a buildspec, [`codebuild`] starts and reads the batch, and
-//! [`follow`] watches it. CodeBuild passes no data between the builds of a batch. They share it in the store of artifacts,
+//! [`warm`] says what fills the caches, and
+//! [`follow`] watches the batch. [`supersede`] selects the older batches of a pull request. CodeBuild passes no data between the builds of a batch. They share it in the store of artifacts,
 //! below a path that each of them computes ([`key`]): `warm` stores the lock for all cells, and each cell its result ([`records`]).
 //! [`merge`] decides: a cell without a result is never green.
 
@@ -18,4 +19,7 @@ pub mod key;
 pub mod memory;
 pub mod merge;
 pub mod records;
+mod shortened;
 pub mod spec;
+pub mod supersede;
+pub mod warm;

@@ -62,15 +62,16 @@ impl Attempt {
 pub struct Attempts {
     pub number: usize,
     pub latest: Attempt,
-    /// The result of the latest attempt: its bytes, or why it cannot be read.
-    pub result: Option<Result<Vec<u8>, String>>,
 }
+
+/// The result of the latest attempt of a cell: its bytes, or why it cannot be read; `None`, if it left none.
+pub type Stored = Option<Result<Vec<u8>, String>>;
 
 /// The attempts of all cells in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub cells: BTreeMap<String, Attempts>,
-    /// Files of no cell of this batch; they were not read.
+    /// Files of no cell of this batch; they are not read.
     pub unexpected: Vec<String>,
 }
 
@@ -119,11 +120,11 @@ impl BatchStore {
         format!("{}/{cell}/{}/{name}", self.key.cells(), attempt.0)
     }
 
-    /// Reads the latest attempt of each cell.
+    /// Lists the attempts of each cell.
     ///
     /// # Errors
     /// If the files cannot be listed, or are too many: then a later attempt may be missing.
-    pub async fn read(&self, cells: &[CellIdentity]) -> Result<Found> {
+    pub async fn list(&self, cells: &[CellIdentity]) -> Result<Found> {
         let below = self.key.cells();
         let records = self.store.list(&below, MOST_FILES).await?;
         if records.len() >= MOST_FILES {
@@ -151,11 +152,15 @@ impl BatchStore {
             all.sort_by(|one, other| one.0.cmp(&other.0));
             let number = all.len();
             let Some(latest) = all.pop() else { continue };
-            let read = self.store.read(&self.file(cell, &latest, RESULT), LARGEST_RESULT).await;
-            let result = read.map_err(|error| error.message).transpose();
-            found.cells.insert(cell.to_owned(), Attempts { number, latest, result });
+            found.cells.insert(cell.to_owned(), Attempts { number, latest });
         }
         Ok(found)
+    }
+
+    /// Reads the result of an attempt.
+    pub async fn result(&self, cell: &str, attempt: &Attempt) -> Stored {
+        let read = self.store.read(&self.file(cell, attempt, RESULT), LARGEST_RESULT).await;
+        read.map_err(|error| error.message).transpose()
     }
 }
 
@@ -201,21 +206,24 @@ mod tests {
         }
         one.begin("a", &second).await.unwrap();
         one.finish("b", &second, b"second".to_vec()).await.unwrap();
-        let found = one.read(&cells).await.unwrap();
-        let attempts = |number, latest: &Attempt, result: Option<&[u8]>| Attempts {
-            number,
-            latest: latest.clone(),
-            result: result.map(|bytes| Ok(bytes.to_vec())),
+        let latest = async |store: &BatchStore, cell: &str| {
+            let found = store.list(&cells).await.unwrap().cells.remove(cell)?;
+            let result =
+                store.result(cell, &found.latest).await.map(|read| String::from_utf8(read.unwrap()).unwrap());
+            Some((found, result))
         };
-        assert_eq!(found.cells["a"], attempts(2, &second, None), "the second attempt was lost");
-        assert_eq!(found.cells["b"], attempts(1, &second, Some(b"second")));
-        assert_eq!(found.cells.get("c"), None);
-        assert_eq!(other.read(&cells).await.unwrap().cells["a"], attempts(1, &first, Some(b"first")));
+        let attempts = |number, latest: &Attempt, result: Option<&str>| {
+            Some((Attempts { number, latest: latest.clone() }, result.map(str::to_owned)))
+        };
+        assert_eq!(latest(&one, "a").await, attempts(2, &second, None), "the second attempt was lost");
+        assert_eq!(latest(&one, "b").await, attempts(1, &second, Some("second")));
+        assert_eq!(latest(&one, "c").await, None);
+        assert_eq!(latest(&other, "a").await, attempts(1, &first, Some("first")));
         assert!(!second.build().contains('/'), "{second:?}");
         // An attempt that ends late does not replace a later one.
         one.finish("a", &second, b"new".to_vec()).await.unwrap();
         one.finish("a", &first, b"late".to_vec()).await.unwrap();
-        assert_eq!(one.read(&cells).await.unwrap().cells["a"], attempts(2, &second, Some(b"new")));
+        assert_eq!(latest(&one, "a").await, attempts(2, &second, Some("new")));
     }
 
     #[tokio::test]
@@ -229,7 +237,7 @@ mod tests {
         {
             store.store.write(&format!("{}/{path}", store.key.cells()), b"x".to_vec()).await.unwrap();
         }
-        let found = store.read(&[cell("a")]).await.unwrap();
+        let found = store.list(&[cell("a")]).await.unwrap();
         assert_eq!((found.cells.len(), found.unexpected.len()), (1, 4), "{found:?}");
     }
 

@@ -207,6 +207,9 @@ pub struct JobArgs {
     /// Empty the build directory first, including the results of earlier builds [default: only in CI]
     #[arg(long)]
     pub fresh: bool,
+    /// Fetch the sources of the targets, and of all that they need, and build nothing
+    #[arg(long, hide = true)]
+    pub fetch_only: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,

@@ -4,20 +4,22 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::batch::aws_batch::{self, Source};
-use crate::batch::codebuild::{self, Project, StartBatch};
+use crate::batch::codebuild::{self, BuildStatus, Project, StartBatch};
 use crate::batch::compute::{self, ComputeType};
 use crate::batch::follow::{Follow, follow};
 use crate::batch::graph::{self, Node};
 use crate::batch::key;
 use crate::batch::memory::MemoryTable;
 use crate::batch::spec::{self, Commands};
+use crate::batch::supersede::{self, BatchSource};
+use crate::batch::warm;
 use crate::config::{self, AgentEnvironment};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 use agent_types::words::count;
 
 use super::arguments::{Batch, BatchCommand};
-use super::batch_cells::{BatchCells, batch_cells};
+use super::batch_cells::{BatchCells, batch_cells, warm_cells};
 use super::batch_node;
 use super::current_dir::current_dir;
 use super::job::{StartedJob, stopped};
@@ -56,10 +58,24 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
     let prepared = prepare(args, &id, environment);
     let Prepared { cells, nodes, spec } = started.interrupt.or(prepared).await.map_err(stopped)??;
     let source_version = source_version(args, &cells, environment);
-    let start = StartBatch { project, source_version: &source_version, buildspec: &spec, token: &id };
+    let source = batch_source(&source_version, &cells, environment);
+    let variables: Vec<_> = source.iter().map(|source| (supersede::VARIABLE, source.value())).collect();
+    let start = StartBatch {
+        project,
+        source_version: &source_version,
+        buildspec: &spec,
+        token: &id,
+        variables: &variables,
+    };
     // Not interrupted by a signal: if the answer were lost, the batch could not be stopped.
     let batch = codebuild::start(&start).await?;
     print::line(format_args!("batch {id}: {} as {}", count(cells.cells.len() as u64, "cell"), batch.id))?;
+    for step in warm::steps(&warm_cells(&cells.loaded), &args.warm, !args.no_fetch) {
+        print::line(format_args!("warm: {step}"))?;
+    }
+    if let Some(source) = source.filter(|_| !args.keep_older) {
+        stop_superseded(project, &batch.id, &source).await;
+    }
     let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
     let show = |line: &str| drop(print::line(format_args!("{line}")));
     let watch = Follow {
@@ -72,8 +88,49 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
     let outcome = follow(&watch).await?;
     let merged = merged(&cells, Some(&outcome.batch.builds)).await?;
     let exit = write_reports(&merged, &mut started.out, environment)?;
+    let is_stopped = outcome.batch.status == BuildStatus::Stopped;
+    if is_stopped && !outcome.cancelled {
+        print::diagnostic(format_args!(
+            "warning: the batch was stopped: by the batch of a newer commit of the pull request, or by a person"
+        ));
+    }
     // A stopped batch is cancelled, also if all cells passed before.
-    Ok(if outcome.cancelled { ExitStatus::Cancelled } else { exit })
+    Ok(if outcome.cancelled || is_stopped { ExitStatus::Cancelled } else { exit })
+}
+
+/// What the batch tests, if it is a commit of a pull request.
+fn batch_source(version: &str, cells: &BatchCells, environment: &AgentEnvironment) -> Option<BatchSource> {
+    // Builds of a webhook start in the order of the commits.
+    let started = environment.codebuild.as_ref().and_then(|build| build.started);
+    BatchSource::new(version, &cells.store.key.commit, started.unwrap_or_else(SystemTime::now))
+}
+
+/// Stops the older batches of the pull request. If there is a newer one, it stops this one. It runs after the start, so
+/// that of two batches that start at the same time at least one finds the other. The verdict does not depend on it.
+async fn stop_superseded(project: &str, own: &str, source: &BatchSource) {
+    let warn = |error: &Error| print::diagnostic(format_args!("warning: {error}"));
+    let number = source.pull_request;
+    let superseded = match codebuild::running(project).await {
+        Ok(running) => supersede::superseded(source, &running),
+        Err(error) => {
+            return warn(
+                &Error::new(
+                    error.class,
+                    format!("the older batches of pull request {number} are not stopped: {}", error.message),
+                )
+                .hint(error.hint.unwrap_or_else(|| "allow it, or use --keep-older".to_owned())),
+            );
+        }
+    };
+    let own = superseded.is_own.then(|| own.to_owned());
+    for id in superseded.older.into_iter().chain(own) {
+        match codebuild::stop(&id).await {
+            Ok(()) => {
+                drop(print::line(format_args!("{id} is stopped: pull request {number} has a newer commit")))
+            }
+            Err(error) => warn(&error),
+        }
+    }
 }
 
 async fn cells(args: &Batch, id: &str, environment: &AgentEnvironment) -> Result<BatchCells> {
@@ -207,7 +264,8 @@ fn commands(args: &Batch, cells: &BatchCells, id: &str) -> Result<Commands> {
         // The result of the batch is posted once, and not that of each build.
         all.extend(["--set", "github.report=[]"].map(str::to_owned));
     }
-    let warm = args.warm.iter().flat_map(|target| ["--targets".to_owned(), target.clone()]).collect();
+    let targets = args.warm.iter().flat_map(|target| ["--targets".to_owned(), target.clone()]);
+    let warm = targets.chain(args.no_fetch.then(|| "--no-fetch".to_owned())).collect();
     Ok(Commands { all, warm, cell })
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::batch::graph::CellIdentity;
 use crate::batch::key::BatchKey;
 use crate::batch::records::BatchStore;
+use crate::batch::warm::WarmCell;
 use crate::config::{AgentEnvironment, Cell, Destination, Request, Settings};
 use crate::stages::checkout;
 use agent_artifacts::records::RecordStore;
@@ -87,6 +88,22 @@ pub async fn batch_cells(
     });
     let base = all.rules.base_commit().map(str::to_owned);
     Ok(BatchCells { cells: cells.collect(), store: BatchStore { store, key }, base, loaded })
+}
+
+/// What the cells have for `warm`.
+pub fn warm_cells(loaded: &[(Cell, Settings)]) -> Vec<WarmCell<'_>> {
+    loaded.iter().map(|(cell, settings)| warm_cell(cell, settings)).collect()
+}
+
+pub fn warm_cell<'a>(cell: &'a Cell, settings: &'a Settings) -> WarmCell<'a> {
+    WarmCell {
+        id: &cell.id,
+        release: settings.release.name,
+        repos: &settings.repos,
+        targets: &settings.build.targets,
+        shares: settings.cache.share.as_ref().is_some_and(|shared| shared.writes().is_some()),
+        is_trusted: settings.cache.trust.is_trusted(),
+    }
 }
 
 /// The digest of the manifest's text and the values of each cell.

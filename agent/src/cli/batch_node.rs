@@ -1,6 +1,5 @@
 //! The commands of the builds of a batch: `batch warm` and `batch cell`.
 
-use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +7,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::batch::records::{Attempt, LARGEST_RESULT};
-use crate::config::{AgentEnvironment, Cell, Repo, Settings, lock};
+use crate::batch::warm::{self, WarmStep, Work};
+use crate::config::{AgentEnvironment, Settings, lock};
 use crate::report;
 use agent_objects::Created;
 use agent_types::error::{Error, Result};
@@ -17,13 +17,14 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 use super::arguments::{BatchCell, Run, Warm};
-use super::batch_cells::{BatchCells, batch_cells};
+use super::batch_cells::{BatchCells, batch_cells, warm_cells};
 use super::lock::resolve_cells;
 use super::output_dir::directory;
 use super::{print, run};
 
-/// Resolves the pins of all cells once and stores them. Then it fills the caches: with the checkouts of each cell and, for
-/// a trusted source, with the targets. A failure there is a warning, because each cell also does it.
+/// Resolves the pins of all cells once and stores them. Then it fills the caches: with checkouts, with the sources of the
+/// cells' targets and, for a trusted source, with what the targets of this call build. A failure there is a warning, because
+/// each cell also does it.
 pub async fn warm(args: Warm, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let cells = cells(&args.run, &args.batch.id, environment).await?;
     let lock = lock::render(&resolve_cells(&cells.loaded, environment).await?);
@@ -31,48 +32,34 @@ pub async fn warm(args: Warm, environment: &AgentEnvironment) -> Result<ExitStat
     if created == Created::Different {
         print::line(format_args!("the pins of an earlier attempt count"))?;
     }
-    let mut releases = BTreeSet::new();
-    let mut fetched: Vec<&[Repo]> = Vec::new();
-    for (cell, settings) in &cells.loaded {
-        let is_new = !fetched.contains(&settings.repos.as_slice());
-        fetched.extend(is_new.then_some(settings.repos.as_slice()));
-        let is_first = releases.insert(settings.release.name);
-        let Some(run) = warming(&args, cell, is_new, is_first && may_share(settings)) else { continue };
-        print::line(format_args!("warming the caches for {}", cell.id))?;
-        let failed = match run_pinned(run, &lock, environment).await {
+    for step in warm::steps(&warm_cells(&cells.loaded), &args.targets, !args.no_fetch) {
+        print::line(format_args!("warm: {step}"))?;
+        let failed = match run_pinned(warming(&args.run, &step), &lock, environment).await {
             Ok(ExitStatus::Passed) => continue,
             Ok(ExitStatus::Cancelled) => return Ok(ExitStatus::Cancelled),
             Ok(exit) => exit.meaning().to_owned(),
             Err(error) => error.message,
         };
-        print::diagnostic(format_args!("warning: warming for {} failed: {failed}", cell.id));
+        print::diagnostic(format_args!("warning: warm: {step}: {failed}; the cells do it, and decide"));
     }
     Ok(ExitStatus::Passed)
 }
 
-/// Whether the other machines get what this one builds.
-fn may_share(settings: &Settings) -> bool {
-    let cache = &settings.cache;
-    cache.trust.is_trusted() && cache.share.as_ref().is_some_and(|shared| shared.writes().is_some())
-}
-
-/// The job that fills the caches for a cell: `fetches` its repositories, `builds` the targets.
-fn warming(args: &Warm, cell: &Cell, fetches: bool, builds: bool) -> Option<Run> {
-    let job = |stages: &[Stage], targets: Option<&[String]>| {
-        let mut run = args.run.clone();
-        run.manifest.cell = Some(cell.id.clone());
-        (run.selection.only, run.selection.skip) = (stages.to_vec(), Vec::new());
-        if let Some(targets) = targets {
-            let targets = format!("build.targets={}", serde_json::json!(targets));
-            run.manifest.common.set.extend([targets, "artifacts.rules=[]".to_owned()]);
-        }
-        run
+/// The job of a step.
+fn warming(run: &Run, step: &WarmStep) -> Run {
+    let mut run = run.clone();
+    run.manifest.cell = Some(step.cell.clone());
+    let stages = match &step.work {
+        Work::Checkout => [Stage::Checkout, Stage::Configure],
+        Work::Fetch(_) | Work::Build(_) => [Stage::Build, Stage::Publish],
     };
-    match (builds && !args.targets.is_empty(), fetches) {
-        (true, _) => Some(job(&[Stage::Build, Stage::Publish], Some(&args.targets))),
-        (false, true) => Some(job(&[Stage::Checkout, Stage::Configure], None)),
-        (false, false) => None,
+    (run.selection.only, run.selection.skip) = (stages.to_vec(), Vec::new());
+    run.job.fetch_only = matches!(step.work, Work::Fetch(_));
+    if let Work::Fetch(targets) | Work::Build(targets) = &step.work {
+        let targets = format!("build.targets={}", serde_json::json!(targets));
+        run.manifest.common.set.extend([targets, "artifacts.rules=[]".to_owned()]);
     }
+    run
 }
 
 /// Runs one cell with the pins of the batch, and stores its result.

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use crate::batch::codebuild::CellBuild;
 use crate::batch::memory::{MemoryTable, MemoryUse};
-use crate::batch::merge::{Merged, merge};
+use crate::batch::merge::{Merged, Merger};
 use crate::batch::records::LARGEST_RESULT;
 use crate::config::AgentEnvironment;
 use crate::report;
-use crate::report::merged as reports;
+use crate::report::{merged as reports, sarif};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
@@ -20,7 +20,7 @@ use super::output_dir::{OutputDir, directory};
 use super::print;
 
 /// The reports that are stored for people.
-const STORED: [&str; 4] = [reports::NAME, "result.json", "report.html", "junit.xml"];
+const STORED: [&str; 5] = [reports::NAME, "result.json", "report.html", "junit.xml", sarif::NAME];
 
 pub async fn command(args: Merge, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let mut out = OutputDir::invalidate(directory(args.manifest.common.out.as_deref())?)?;
@@ -38,8 +38,17 @@ pub async fn command(args: Merge, environment: &AgentEnvironment) -> Result<Exit
 
 /// Reads the results of all cells and merges them. `builds`: those of the cells, as CodeBuild reports them.
 pub async fn merged(cells: &BatchCells, builds: Option<&BTreeMap<String, CellBuild>>) -> Result<Merged> {
-    let found = cells.store.read(&cells.cells).await?;
-    Ok(merge(&cells.cells, &cells.store.key.commit, &found, builds))
+    let found = cells.store.list(&cells.cells).await?;
+    let mut merge = Merger::new(&cells.cells, &cells.store.key.commit, builds);
+    for cell in &cells.cells {
+        let attempts = found.cells.get(&cell.id);
+        let stored = match attempts {
+            Some(attempts) => cells.store.result(&cell.id, &attempts.latest).await,
+            None => None,
+        };
+        merge.add(cell, attempts, &stored);
+    }
+    Ok(merge.finish(&found.unexpected))
 }
 
 /// Writes the reports of all cells together, prints the verdict, and returns it.
@@ -58,6 +67,7 @@ pub fn write_reports(
     report::write_merged_junit(jobs, &out)?;
     let placed: Vec<_> = jobs.iter().map(|job| (job, out.as_path())).collect();
     report::write_pages(&placed, &out)?;
+    sarif::write(jobs, &out)?;
     let style = style(environment);
     let mut text = reports::text(jobs);
     for job in jobs.iter().filter(|job| job.exit != ExitStatus::Passed) {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::batch::warm::{self, WarmStep, Work};
 use crate::config::{
     self, AgentEnvironment, Cache, Cell, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait,
     Ptest, Repo, RepoSource, Request, Settings, Wanted,
@@ -15,6 +16,7 @@ use agent_types::words::count;
 
 use super::arguments;
 use super::base_rules::with_rules;
+use super::batch_cells::warm_cell;
 use super::cells::{load_cells, matrix_cells, of_cell};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
@@ -71,13 +73,25 @@ fn cells_text(planned: &[(Cell, Settings, job::Plan)]) -> String {
     for (cell, ..) in planned {
         text += &format!("  {:<28} {}\n", cell.id, cell.shown());
     }
+    let warm = warm_steps(planned);
+    if warm.iter().any(|step| matches!(step.work, Work::Fetch(_))) {
+        text += "\nin a batch, `warm` does this first\n";
+        text.extend(warm.iter().map(|step| format!("  {step}\n")));
+    }
     text + "\nbuild-agent plan --cell ID prints what a cell does\n"
+}
+
+/// What the first build of a batch of these cells does.
+fn warm_steps(planned: &[(Cell, Settings, job::Plan)]) -> Vec<WarmStep> {
+    let cells: Vec<_> = planned.iter().map(|(cell, settings, _)| warm_cell(cell, settings)).collect();
+    warm::steps(&cells, &[], true)
 }
 
 fn cells_json(planned: &[(Cell, Settings, job::Plan)]) -> serde_json::Value {
     let cell = |(cell, settings, plan): &(Cell, Settings, job::Plan)| json!({ "id": cell.id, "values": cell.values(), "plan": as_json(settings, plan) });
     json!({
         "schema": "build-agent/matrix-plan/v1",
+        "warm": warm_steps(planned),
         "cells": planned.iter().map(cell).collect::<Vec<_>>(),
     })
 }
@@ -205,9 +219,10 @@ fn details(settings: &Settings, stage: Stage) -> String {
             words.join(", ")
         }
         Stage::Build => {
+            let build = if settings.build.fetch_only { "fetch the sources of " } else { "" };
             let changed = settings.build.changed.then_some("what the change affects");
             let what: Vec<&str> = settings.build.targets.iter().map(String::as_str).chain(changed).collect();
-            format!("{} for {}", what.join(" "), settings.config.machines.join(", "))
+            format!("{build}{} for {}", what.join(" "), settings.config.machines.join(", "))
         }
         Stage::Publish => match &settings.artifacts.destination {
             Destination::Directory(dir) => format!("to {}", dir.display()),

@@ -139,6 +139,7 @@ fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
     }
     Request {
         keep_going: args.keep_going,
+        fetch_only: args.fetch_only,
         no_signature_cache: args.no_signature_cache,
         no_prefetch: args.no_prefetch,
         write_signatures: args.write_signatures,

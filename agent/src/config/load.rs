@@ -310,7 +310,8 @@ fn settings(
         },
         build: Build {
             targets: if only.is_some() { Vec::new() } else { sections.targets },
-            changed: sections.changed && only.is_none(),
+            fetch_only: request.fetch_only,
+            changed: sections.changed && only.is_none() && !request.fetch_only,
             reverse_dependencies: sections.reverse_dependencies,
             fresh: request.fresh.unwrap_or(env.ci),
             keeps_workspace: !env.ci,

@@ -92,6 +92,7 @@ pub use rules_source::{NO_BASE_HINT, RulesSource, change_dir, rules_source};
 pub use secrets_file::AwsKeys;
 pub use settings::*;
 pub use signers::LARGEST as SIGNER_KEY_LIMIT;
+pub use trust::pull_request_of;
 pub use values::{commit as parse_commit, result_name};
 pub use variable_secrets::url_secrets;
 pub use whole_manifest::{Loaded, RepoToInclude};

@@ -27,6 +27,8 @@ pub struct Request {
     pub keep_going: bool,
     /// Whether the build directory is emptied first; `None`: only in CI.
     pub fresh: Option<bool>,
+    /// `--fetch-only`: the sources of the targets are fetched, and nothing is built.
+    pub fetch_only: bool,
     /// `--no-signature-cache`
     pub no_signature_cache: bool,
     /// `--no-prefetch`

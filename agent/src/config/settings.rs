@@ -220,6 +220,8 @@ impl fmt::Display for Moment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub targets: Vec<String>,
+    /// Whether only the sources of the targets are fetched, and nothing is built.
+    pub fetch_only: bool,
     /// Whether the recipes that the change affects are built.
     pub changed: bool,
     /// Which recipes of other layers are built with them.

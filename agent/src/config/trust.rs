@@ -77,6 +77,11 @@ pub fn is_pull_request(evidence: &TrustInputs) -> bool {
         || evidence.codebuild.is_some_and(|build| pull_request(build).is_some())
 }
 
+/// The number of the pull request whose head this version of a source is: `pr/7`, `refs/pull/7/head`.
+pub fn pull_request_of(version: &str) -> Option<u64> {
+    proposed(version).flatten()
+}
+
 /// Whether a webhook, and not a person or a schedule, started the build.
 pub fn is_started_by_webhook(evidence: &TrustInputs) -> bool {
     match (evidence.github, evidence.codebuild) {

@@ -9,7 +9,7 @@ in `src`, its output in `log`, and a directory in the place of /tmp/build-agent-
 config.json: `project`, as BatchGetProjects returns it; `source`, a git repository; `environment`, more variables of the
 builds; `path`, directories before PATH; `faults`: identifier to what happens to its first build: `never` (FAULT before it
 starts), `lost` (killed when it has begun, and FAULT), `timed-out` (the same with TIMED_OUT); `store`, a directory in which
-the mark of a cell that has begun is looked for; `parallel`, how many builds run at once.
+the mark of a cell that has begun is looked for; `parallel`, how many builds run at once; `refuses-list`, whether the role may not list batches.
 
 `POST /_retry` runs the failed builds of a batch again, and those that depend on them, as RetryBuildBatch does. `POST
 /_throttle` refuses so many of the next requests; with `drop`, it closes their connections instead. `GET /_state` returns the batches and the requests.
@@ -86,6 +86,7 @@ def start(body):
         "id": f"{PROJECT}:{uuid.uuid4()}",
         "status": "IN_PROGRESS",
         "version": body["sourceVersion"],
+        "variables": body.get("environmentVariablesOverride", []),
         "spec": spec,
         "groups": {
             node["identifier"]: {"node": node, "builds": []} for node in spec["batch"]["build-graph"]
@@ -113,7 +114,10 @@ def shown(batch):
             it["currentBuildSummary"] = summary(group["builds"][-1])
             it["priorBuildSummaryList"] = [summary(build) for build in group["builds"][:-1]]
         groups.append(it)
-    return {"id": batch["id"], "buildBatchStatus": batch["status"], "phases": [], "buildGroups": groups}
+    return {
+        "id": batch["id"], "buildBatchStatus": batch["status"], "phases": [], "buildGroups": groups,
+        "sourceVersion": batch["version"], "environment": {"environmentVariables": batch["variables"]},
+    }
 
 
 def git(*words):
@@ -130,7 +134,11 @@ def run(batch, name, build):
     source, out = os.path.join(place, "src"), os.path.join(place, "out")
     os.makedirs(place)
     git("clone", "--quiet", config["source"], source)
-    git("-C", source, "checkout", "--quiet", "--detach", batch["version"])
+    version = batch["version"]
+    if version.startswith("pr/"):
+        git("-C", source, "fetch", "--quiet", "origin", f"refs/pull/{version.removeprefix('pr/')}/head")
+        version = "FETCH_HEAD"
+    git("-C", source, "checkout", "--quiet", "--detach", version)
     commit = git("-C", source, "rev-parse", "HEAD")
     path = os.pathsep.join([*config.get("path", []), os.environ["PATH"]])
     environment = {
@@ -138,7 +146,7 @@ def run(batch, name, build):
         "CODEBUILD_BUILD_ID": f"{PROJECT}:{build['id']}", "CODEBUILD_BATCH_BUILD_IDENTIFIER": name,
         "CODEBUILD_SRC_DIR": source, "CODEBUILD_SOURCE_VERSION": batch["version"],
         "CODEBUILD_RESOLVED_SOURCE_VERSION": commit, "BUILD_AGENT_WORK_DIR": os.path.join(place, "work"),
-        "BUILD_AGENT_METRICS": "off", **config.get("environment", {}),
+        "BUILD_AGENT_METRICS": "off", **{it["name"]: it["value"] for it in batch["variables"]}, **config.get("environment", {}),
     }
     commands = "\n".join(batch["spec"]["phases"]["build"]["commands"]).replace("/tmp/build-agent-out", out)
     with open(os.path.join(place, "log"), "wb") as log:
@@ -227,8 +235,16 @@ def retry(batch):
     batch["status"] = "IN_PROGRESS"
 
 
+def listed(body):
+    if config.get("refuses-list"):
+        raise Refused("AccessDeniedException", "not authorized to perform: codebuild:ListBuildBatchesForProject")
+    assert body["projectName"] == PROJECT and body["sortOrder"] == "DESCENDING"
+    return [it["id"] for it in reversed(batches.values()) if it["status"] == body["filter"]["status"]]
+
+
 OPERATIONS = {
     "BatchGetProjects": lambda body: {"projects": [config["project"]] if PROJECT in body["names"] else []},
+    "ListBuildBatchesForProject": lambda body: {"ids": listed(body)},
     "StartBuildBatch": lambda body: {"buildBatch": shown(start(body))},
     "BatchGetBuildBatches": lambda body: {"buildBatches": [shown(batches[it]) for it in body["ids"] if it in batches]},
 }

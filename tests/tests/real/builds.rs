@@ -48,6 +48,12 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     assert_order_and_usage_are_known(&fixture.result());
     assert_eq!(second["missed"], 0, "{second}");
     assert_eq!(second["local"], first["wanted"], "{second}");
+
+    // As `build-agent batch warm` does.
+    let fetch = ["run", "--set", &narrow, "--only", "build", "--fetch-only", "--fresh"];
+    fixture.call(&fetch).assert_code(&[0]);
+    let tasks = fixture.result()["timeline"]["tasks"].to_string();
+    assert!(tasks.contains("do_fetch") && !tasks.contains("do_compile"), "{tasks}");
 }
 
 /// Each task that ran has its numbers of the class buildstats, and tasks start after those for which they waited.

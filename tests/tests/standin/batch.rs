@@ -1,106 +1,12 @@
 //! Batches: a stand-in of CodeBuild runs each cell as a process of the real agent.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use build_agent_tests::{
-    CodeBuild, PROJECT, Ran, Running, Sandbox, commit, json, skip, survivors, unmet_by_codebuild,
-};
+use build_agent_tests::{PROJECT, commit, json};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-const CELLS: [&str; 2] = ["board_a", "board_b"];
-
-/// A layer with two cells that are quick, and CodeBuild.
-struct Batches {
-    codebuild: CodeBuild,
-    sandbox: Sandbox,
-}
-
-impl Batches {
-    fn new(test: &str, more: &Value) -> Option<Batches> {
-        if let Some(reason) = unmet_by_codebuild() {
-            skip(test, &reason);
-            return None;
-        }
-        let sandbox = Sandbox::new(test)?;
-        let text = sandbox.manifest_text().replace("yocto_check_layer = true", "yocto_check_layer = false");
-        sandbox.write_manifest(&(text + "\n[matrix]\nmachine = [\"board-a\", \"board-b\"]\n"));
-        commit(&sandbox.layer(), "Add the manifest");
-        let codebuild = CodeBuild::start(&sandbox, more);
-        Some(Batches { codebuild, sandbox })
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.sandbox.command(words);
-        command.arg("--out").arg(self.sandbox.out());
-        self.codebuild.configure(&mut command);
-        command
-    }
-
-    fn start(&self) -> Running {
-        let words = ["batch", "--project", PROJECT, "--interval", "100ms"];
-        self.sandbox.start(self.command(&words))
-    }
-
-    fn run(&self) -> Ran {
-        self.start().wait()
-    }
-
-    /// The exit status of a batch, with all logs if it is not one of these.
-    #[track_caller]
-    fn assert_code(&self, ran: &Ran, codes: &[i32]) {
-        let fits = ran.code.is_some_and(|code| codes.contains(&code));
-        assert!(fits, "{:?} and not {codes:?}\n{}\n{}", ran.code, ran.output(), self.codebuild.logs());
-    }
-
-    /// The id of the batch, and what CodeBuild calls it.
-    fn ids(ran: &Ran) -> (String, String) {
-        let line = ran.stdout.lines().find(|line| line.starts_with("batch ")).expect("the line of the batch");
-        let words: Vec<&str> = line.split([' ', ':']).collect();
-        let codebuild = line.rsplit(' ').next().unwrap();
-        (words[1].to_owned(), codebuild.to_owned())
-    }
-
-    fn merge(&self, id: &str) -> Ran {
-        self.sandbox.start(self.command(&["merge", "--batch", id])).wait()
-    }
-
-    fn outcomes(&self) -> Vec<(String, String)> {
-        let jobs = json(&self.sandbox.out().join("results.json"))["jobs"].clone();
-        let text = |job: &Value, key: &str| job[key].as_str().unwrap_or_default().to_owned();
-        let job = |job: &Value| (text(&job["job"], "cell"), text(job, "outcome"));
-        jobs.as_array().unwrap().iter().map(job).collect()
-    }
-
-    /// Fails if a process of a build is left.
-    #[track_caller]
-    fn assert_no_build_runs(&self) {
-        let left = survivors(&self.sandbox.path().join("codebuild/builds"));
-        assert!(left.is_empty(), "{left:?}");
-    }
-
-    fn stored(&self, name: &str) -> Vec<PathBuf> {
-        fn walk(directory: &std::path::Path, name: &str, found: &mut Vec<PathBuf>) {
-            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.file_name().is_some_and(|last| last == name) {
-                    found.push(path);
-                } else if path.is_dir() {
-                    walk(&path, name, found);
-                }
-            }
-        }
-        let mut found = Vec::new();
-        walk(&self.sandbox.artifacts(), name, &mut found);
-        found
-    }
-}
-
-fn outcomes(all: [&str; 2]) -> Vec<(String, String)> {
-    CELLS.iter().zip(all).map(|(cell, outcome)| ((*cell).to_owned(), outcome.to_owned())).collect()
-}
+use super::batches::{Batches, outcomes};
 
 #[test]
 fn a_batch_is_one_result() {
@@ -157,8 +63,8 @@ fn warm_builds_what_the_cells_share() {
     let ran = batches.sandbox.start(batches.command(&words)).wait();
     batches.assert_code(&ran, &[0]);
     let logs = batches.codebuild.logs();
-    assert_eq!(logs.matches("warming the caches for board_a").count(), 1, "{logs}");
-    assert!(!logs.contains("warming the caches for board_b") && !logs.contains("warming for"), "{logs}");
+    assert_eq!(logs.matches("warm: build hello as board_a").count(), 1, "{logs}");
+    assert!(!logs.contains("as board_b") && !logs.contains("the cells do it"), "{logs}");
     assert!(logs.contains("hello"), "{logs}");
     // A cell whose batch has no pins is an error.
     let id = "20260102T030405Z-0f5d7e0c91b2a3d4";
@@ -255,6 +161,41 @@ fn a_signal_stops_the_batch_and_all_its_cells() {
     assert_eq!(batches.codebuild.calls("StopBuildBatch"), 1);
     assert!(batches.outcomes().iter().all(|(_, outcome)| outcome != "passed"));
     batches.assert_no_build_runs();
+}
+
+/// The sources of the cells' targets are fetched once, before the cells. If that fails, the cells decide.
+#[test]
+fn warm_fetches_the_sources_of_the_targets() {
+    let Some(batches) = Batches::new("warm_fetches_the_sources_of_the_targets", &json!({})) else { return };
+    let share = batches.sandbox.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    let share = format!("cache.share={}", share.display());
+    let set = ["--trusted", "--set", &share, "--set", "build.targets=[\"hello\"]"];
+    let plan = batches.sandbox.start(batches.sandbox.command(&[&["plan"], &set[..]].concat())).wait();
+    plan.assert_code(&[0]);
+    plan.assert_says(&["in a batch, `warm` does this first\n  fetch the sources of hello as board_a\n"]);
+    let words = ["batch", "--project", PROJECT, "--interval", "100ms"];
+    let run =
+        |more: &[&str]| batches.sandbox.start(batches.command(&[&words, &set[..], more].concat())).wait();
+
+    let without = run(&["--no-fetch"]);
+    batches.assert_code(&without, &[0]);
+    assert!(!batches.codebuild.logs().contains("fetch the sources"), "{}", batches.codebuild.logs());
+    let ran = run(&[]);
+    batches.assert_code(&ran, &[0]);
+    ran.assert_says(&["warm: fetch the sources of hello as board_a"]);
+    let logs = batches.codebuild.logs();
+    assert_eq!(logs.matches("warm: fetch the sources of hello as board_a").count(), 1, "{logs}");
+    assert!(!logs.contains("as board_b") && !logs.contains("the cells do it"), "{logs}");
+    assert!(logs.contains("fetch hello (board-a)"), "{logs}");
+
+    batches.sandbox.behaviour("bitbake fail do_fetch");
+    let failed = run(&[]);
+    batches.assert_code(&failed, &[1]);
+    let logs = batches.codebuild.logs();
+    assert!(logs.contains("warning: warm: fetch the sources of hello as board_a: "), "{logs}");
+    failed.assert_says(&["warm     succeeded", "board_a  failed"]);
+    assert_eq!(batches.outcomes(), outcomes(["failed", "failed"]));
 }
 
 /// What CodeBuild would refuse after the start is reported before it.

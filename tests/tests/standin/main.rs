@@ -5,6 +5,8 @@
 
 mod aws_batch;
 mod batch;
+mod batch_pull_requests;
+mod batches;
 mod bitbake_shim;
 mod build_causes;
 mod build_dirs;

@@ -37,6 +37,12 @@ pub struct Batch {
     /// Targets that `warm` builds for the first cell of each release, if the source is trusted
     #[arg(long, value_name = "TARGETS", value_delimiter = ',')]
     pub warm: Vec<String>,
+    /// Do not let `warm` fetch the sources of the cells' targets
+    #[arg(long)]
+    pub no_fetch: bool,
+    /// Do not stop the batches of older commits of the same pull request
+    #[arg(long)]
+    pub keep_older: bool,
     /// The time between two requests to CodeBuild
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
@@ -77,6 +83,9 @@ pub struct Warm {
     /// Targets to build for the first cell of each release, if the source is trusted
     #[arg(long, value_name = "TARGETS", value_delimiter = ',')]
     pub targets: Vec<String>,
+    /// Do not fetch the sources of the cells' targets
+    #[arg(long)]
+    pub no_fetch: bool,
 }
 
 #[derive(Debug, Args)]

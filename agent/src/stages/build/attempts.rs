@@ -54,6 +54,7 @@ pub async fn build(
             log: log.clone(),
             keep_going,
             targets: targets.to_vec(),
+            runall: machine.settings.build.fetch_only.then_some("fetch"),
             postread: postread.clone(),
             limits: None,
         };

@@ -41,6 +41,8 @@ pub struct Request<'a> {
     /// Whether tasks that do not need a failed task still run.
     pub keep_going: bool,
     pub targets: Vec<String>,
+    /// A task that runs instead of the targets, for each recipe that they need.
+    pub runall: Option<&'static str>,
     /// A file that BitBake reads after all others.
     pub postread: Option<PathBuf>,
     /// `None`: a build, which has the limits of the job.
@@ -82,6 +84,9 @@ impl Machine<'_> {
         }
         if request.keep_going {
             command = command.arg("-k");
+        }
+        if let Some(task) = request.runall {
+            command = command.arg(format!("--runall={task}"));
         }
         if let Some(file) = &request.postread {
             command = command.arg("-R").arg(file);

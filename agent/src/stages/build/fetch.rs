@@ -170,6 +170,7 @@ impl Phase<'_> {
             log: format!("fetch-{}{again}", self.machine.name),
             keep_going: true,
             targets: wanted.iter().map(Wanted::fetch_target).collect(),
+            runall: None,
             postread: None,
             limits: None,
         };

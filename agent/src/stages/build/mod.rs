@@ -46,8 +46,12 @@ pub fn units(settings: &Settings) -> Vec<Unit> {
 }
 
 fn unit(settings: &Settings, machine: &str) -> Unit {
-    let what =
-        if settings.build.changed { "changed recipes".into() } else { settings.build.targets.join(" ") };
+    let targets = || settings.build.targets.join(" ");
+    let what = match &settings.build {
+        build if build.changed => "changed recipes".into(),
+        build if build.fetch_only => format!("fetch {}", targets()),
+        _ => targets(),
+    };
     Unit::new(Stage::Build, format!("{what} ({machine})"))
 }
 
@@ -120,9 +124,12 @@ struct Built {
 async fn target_build(machine: &Machine<'_>, unit: Unit) -> Result<Built> {
     machine.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let settings = machine.settings;
-    let log = format!("build-{}", machine.name);
+    let build = &settings.build;
+    let log = format!("{}-{}", if build.fetch_only { "fetch" } else { "build" }, machine.name);
+    // A server that does not answer must not keep the other sources away.
+    let keep_going = settings.check.keep_going || build.fetch_only;
     let Attempted { result, servers } =
-        attempts::build(machine, &unit, &log, settings.check.keep_going, &settings.build.targets).await;
+        attempts::build(machine, &unit, &log, keep_going, &build.targets).await;
     let (judged, log, excerpt, sstate) = match &result {
         Ok((ran, failed)) => {
             failed_task::report(failed, &unit, machine.runner).await;

@@ -47,6 +47,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             write_signatures: false,
         },
         build: Build {
+            fetch_only: false,
             targets: Vec::new(),
             changed: false,
             reverse_dependencies: ReverseDependencies::Layer,

@@ -73,6 +73,7 @@ impl MachineTests<'_> {
             unit,
             log: task.log,
             keep_going: false,
+            runall: None,
             targets: vec![format!("{}:do_{}", task.image, task.name)],
             postread: None,
             limits: Some(limits),
