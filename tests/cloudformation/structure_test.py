@@ -412,6 +412,14 @@ class Structure(unittest.TestCase):
                 named = ("--pull-request", "7", "--git-ref", "refs/heads/main", "refs/heads/fix")
                 self.assertEqual([word for word in post if word in named], source)
                 self.assertEqual(post[post.index("--link") + 1], known["CODEBUILD_BUILD_URL"])
+        for fetches, stops, kind, wanted in (
+            ("true", "true", "pull-requests", []),
+            ("false", "false", "pull-requests", ["--no-fetch", "--keep-older"]),
+            ("false", "false", "builds", ["--no-fetch"]),
+        ):
+            stack = Stack("batch", **LAYER, Kind=kind, FetchSources=fetches, StopOlderBatches=stops)
+            words = self.start(stack, "build", "StartProject", stack.variables("StartProject") | known).stdout.splitlines()
+            self.assertEqual([word for word in words if word in ("--no-fetch", "--keep-older")], wanted)
         stack = Stack("batch", **LAYER, Kind="builds")
         words = self.start(stack, "build", "StartProject", stack.variables("StartProject") | known).stdout
         self.assertNotIn("post", words.splitlines())
