@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{self, AgentEnvironment, ShareLocation};
-use agent_cache::areas::TRUSTED;
+use crate::stages::configure::prune_buildtools;
+use agent_cache::areas::{BUILDTOOLS, TRUSTED};
 use agent_cache::bucket;
 use agent_cache::prune::{self, Options};
 use agent_cache::stats;
@@ -151,6 +152,16 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         pruned.failed += work_dirs.failures.len() as u64;
         pruned.failures.extend(work_dirs.failures);
         (pruned.work_dirs, pruned.work_dirs_kept) = (work_dirs.deleted, work_dirs.kept);
+    }
+    if let (true, Some(ShareLocation::Directory(local)), Some(pruned)) =
+        (selected.is_local, selected.shares.first(), all.first_mut())
+    {
+        let (store, age) = (local.root().join(BUILDTOOLS), options.downloads_max_age);
+        let prune = move |_: &Interrupt| prune_buildtools(&store, age, now, args.dry_run);
+        let buildtools = blocking(&interrupt, prune).await?;
+        pruned.failed += buildtools.failures.len() as u64;
+        pruned.failures.extend(buildtools.failures);
+        pruned.buildtools = buildtools.deleted;
     }
     show(&selected, "prune", &all, args.share.json, |share, pruned| prune_text(share, &options, pruned))?;
     let is_stopped = |why: &str| all.iter().any(|pruned| pruned.stopped == Some(why));

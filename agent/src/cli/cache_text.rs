@@ -81,9 +81,14 @@ pub fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> 
         text += &format!("warning: the lease `{lease}` is not readable, so it is honoured for two days\n");
     }
     let kept = "kept: devtool's workspace in it may have changes that are nowhere else";
-    for (names, what) in [(&pruned.work_dirs, trash), (&pruned.work_dirs_kept, kept)] {
+    let work_dirs = ("work directory", "work directories");
+    for (names, (one, more), what) in [
+        (&pruned.work_dirs, work_dirs, trash),
+        (&pruned.work_dirs_kept, work_dirs, kept),
+        (&pruned.buildtools, ("installation of buildtools", "installations of buildtools"), trash),
+    ] {
         if !names.is_empty() {
-            text += &format!("{} {what}:\n", many(names.len(), "work directory", "work directories"));
+            text += &format!("{} {what}:\n", many(names.len(), one, more));
         }
         for name in names {
             text += &format!("  {name}\n");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::{AgentEnvironment, PatchSource, Repo, RepoSource, Settings};
+use crate::config::{AgentEnvironment, Buildtools, PatchSource, Repo, RepoSource, Settings};
 use crate::report;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -79,6 +79,9 @@ fn definition(settings: &Settings) -> String {
         for (name, value) in &config.env {
             let _ = writeln!(text, "  {}: {}", quoted(name), quoted(value));
         }
+    }
+    if let Some(buildtools) = &settings.buildtools {
+        text += &self::buildtools(buildtools).unwrap_or_default();
     }
     if !settings.artifacts.rules.is_empty() {
         text += "\nartifacts:\n";
@@ -210,10 +213,29 @@ fn without_equal(settings: &Settings) -> Vec<String> {
     if !parts.is_empty() {
         found.push(format!("kas has nothing like {}.", parts.join(", ")));
     }
+    if settings.buildtools.as_ref().is_some_and(|tools| buildtools(tools).is_none()) {
+        found.push("kas cannot have the address of the buildtools, so they are missing here.".to_owned());
+    }
     if settings.artifacts.rules.iter().any(|rule| !rule.exclude.is_empty()) {
         found.push("Artifacts of kas have no exclude.".to_owned());
     }
     found
+}
+
+/// The parts of the address, as kas joins them; `None`, if kas would make another address.
+fn buildtools(buildtools: &Buildtools) -> Option<String> {
+    let (base, file) = buildtools.url.as_str().rsplit_once('/')?;
+    if file.contains(['%', '?', '#']) {
+        return None;
+    }
+    // kas installs again if this is not the version that the installation names.
+    let stem = file.strip_suffix(".sh").unwrap_or(file);
+    let version =
+        stem.rsplit_once("-standalone-").or_else(|| stem.rsplit_once('-')).map_or(stem, |(_, end)| end);
+    let parts =
+        [("version", version), ("sha256sum", &buildtools.sha256), ("base_url", base), ("filename", file)];
+    let lines = parts.map(|(key, value)| format!("  {key}: {}\n", quoted(value)));
+    Some(format!("\nbuildtools:\n{}", lines.concat()))
 }
 
 /// A string of JSON is one of YAML.
@@ -235,4 +257,32 @@ fn block(text: &str, indent: usize) -> String {
     });
     let end = if text.ends_with('\n') { "|" } else { "|-" };
     format!("{end}\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buildtools_have_the_parts_that_kas_joins() {
+        let of = |url: &str| buildtools(&Buildtools { url: url.parse().unwrap(), sha256: "ab".into() });
+        let section = |version: &str, base: &str, file: &str| {
+            Some(format!(
+                "\nbuildtools:\n  version: \"{version}\"\n  sha256sum: \"ab\"\n  base_url: \"{base}\"\n  filename: \"{file}\"\n"
+            ))
+        };
+        let base = "https://x.example/t";
+        for (file, wanted) in [
+            ("x86_64-buildtools-extended-nativesdk-standalone-5.0.8.sh", Some("5.0.8")),
+            ("x86_64-buildtools-nativesdk-standalone-5.3-snapshot.sh", Some("5.3-snapshot")),
+            ("tools-beta-1.0.0.sh", Some("1.0.0")),
+            ("tools", Some("tools")),
+            ("a%20b.sh", None),
+            ("tools.sh?x=1", None),
+        ] {
+            let wanted = wanted.and_then(|version| section(version, base, file));
+            assert_eq!(of(&format!("{base}/{file}")), wanted, "{file}");
+        }
+    }
 }

@@ -120,6 +120,9 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
     for repo in &settings.repos {
         text += &format!("  {:<20} {}\n", repo.name, source(repo));
     }
+    if let Some(buildtools) = &settings.buildtools {
+        text += &format!("\nbuildtools\n  {}\n", buildtools.url);
+    }
     text += "\nstages\n";
     for planned in &plan.stages {
         match &planned.skip {

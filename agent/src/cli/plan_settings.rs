@@ -21,6 +21,9 @@ pub fn as_json(settings: &Settings) -> Value {
                 json!({ "repo": template.repo, "path": template.path })
             }),
         },
+        "buildtools": settings.buildtools.as_ref().map(|buildtools| {
+            json!({ "url": buildtools.url.as_str(), "sha256": buildtools.sha256 })
+        }),
         "repos": settings.repos.iter().map(repo).collect::<Vec<_>>(),
         "bblayers": bblayers(settings),
         "check": check(settings),

@@ -290,6 +290,7 @@ fn settings(
         },
         layer_order: LayerOrder { priorities, ..sections.layer_order },
         templateconf: sections.templateconf,
+        buildtools: sections.buildtools,
         check: Check {
             bitbake_layers: sections.bitbake_layers,
             yocto_check_layer: yocto_check_layer || request.check_layers || only.is_some(),

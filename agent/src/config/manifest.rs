@@ -5,6 +5,7 @@
 //! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
 //! errors in others.
 
+mod buildtools;
 mod device_section;
 mod github;
 mod layers;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use agent_types::release::Release;
 use agent_types::stage::Stage;
 
+pub use buildtools::UnvalidatedBuildtools;
 pub use device_section::{UnvalidatedDevice, YesOrNo};
 pub use github::{CommentWhen, GitHubReport, UnvalidatedAppId, UnvalidatedGitHub};
 pub use layers::{LayerOrderWord, UnvalidatedLayerPath};
@@ -77,6 +79,8 @@ pub struct UnvalidatedManifest {
     /// The configuration of the builds.
     #[serde(default)]
     pub config: UnvalidatedConfig,
+    /// An installer of programs that BitBake finds before those of the machine.
+    pub buildtools: Option<UnvalidatedBuildtools>,
     /// The layer checks.
     #[serde(default)]
     pub check: UnvalidatedCheck,

@@ -3,6 +3,7 @@
 
 mod address;
 mod bitbake_variables;
+mod buildtools;
 mod cell;
 mod cells;
 mod change;
@@ -63,6 +64,7 @@ mod variables;
 mod whole_manifest;
 
 pub use address::git as parse_git_address;
+pub use bitbake_variables::name_of_variable;
 pub use cells::{cells, without_problems};
 pub use change::{BaseOfChange, ChangeBase, NO_BASE};
 pub use change_base::change_base;

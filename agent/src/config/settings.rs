@@ -54,6 +54,7 @@ pub struct Settings {
     pub completes_repos: bool,
     pub config: BuildConfig,
     pub templateconf: Option<TemplateConf>,
+    pub buildtools: Option<Buildtools>,
     pub layer_order: LayerOrder,
     pub check: Check,
     pub build: Build,
@@ -122,6 +123,15 @@ pub struct TemplateConf {
     pub repo: Option<String>,
     /// Absolute in the checkout under test, relative in a repo.
     pub path: PathBuf,
+}
+
+/// `[buildtools]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buildtools {
+    /// Of the installer.
+    pub url: Url,
+    /// Of the installer, lower-case hexadecimal.
+    pub sha256: String,
 }
 
 /// What layer code may use on a host.

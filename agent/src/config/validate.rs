@@ -19,13 +19,14 @@ use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, LayerOrder,
-    Limits, ReverseDependencies, TemplateConf, Test,
+    ArtifactRule, Buildtools, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook,
+    LayerOrder, Limits, ReverseDependencies, TemplateConf, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
 use super::{
-    address, bitbake_variables, device_section, hooks, requests, templateconf, tests_section, values,
+    address, bitbake_variables, buildtools, device_section, hooks, requests, templateconf, tests_section,
+    values,
 };
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
@@ -40,6 +41,7 @@ pub struct Sections {
     pub distro: Option<String>,
     pub local_conf: String,
     pub templateconf: Option<TemplateConf>,
+    pub buildtools: Option<Buildtools>,
     pub bblayers_conf: String,
     pub multiconfigs: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -128,6 +130,7 @@ pub fn validate(
         templateconf: templateconf::validate(check, raw, project_root, |text, root| {
             inside(text, root, |path| path.is_dir(), "no such directory")
         }),
+        buildtools: buildtools::validate(check, raw),
         bitbake_layers: check.list(
             &section("check").key("bitbake_layers"),
             raw.check.bitbake_layers.as_ref(),

@@ -34,6 +34,8 @@ pub struct Subject {
     pub sources: Vec<(String, Url)>,
     /// Programs that the manifest and its layers need in addition to those of the release.
     pub programs: Vec<String>,
+    /// Whether buildtools of the manifest come before the programs of the machine.
+    pub has_buildtools: bool,
     /// Programs of `[check]`.
     pub check_programs: Vec<Installed>,
     /// Whether targets are built. A check alone needs less space and memory.
@@ -49,6 +51,7 @@ impl Subject {
             checkout: None,
             sources: Vec::new(),
             programs: Vec::new(),
+            has_buildtools: false,
             check_programs: Vec::new(),
             builds: true,
         }
@@ -72,6 +75,7 @@ impl From<&Settings> for Subject {
             checkout: Some((settings.checkout.clone(), settings.layers.clone())),
             sources,
             programs: programs(settings),
+            has_buildtools: settings.buildtools.is_some(),
             check_programs: settings
                 .check_programs()
                 .into_iter()
@@ -144,7 +148,8 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
 
 /// Checks the machine. Every check has a time limit; all together take 30 seconds at most.
 pub async fn run_checks(input: &DoctorInput) -> Findings {
-    let Subject { release, work, checkout, sources, programs, check_programs, builds } = &input.subject;
+    let Subject { release, work, checkout, sources, programs, has_buildtools, check_programs, builds } =
+        &input.subject;
     let prober =
         Prober { runner: input.runner.clone(), environment: input.environment.clone(), log: "doctor" };
     // Only root can switch to another user.
@@ -171,7 +176,7 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
         of_checkout,
     );
     let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
-    findings.extend(tools::judge(release, programs, &tool_facts));
+    findings.extend(tools::below(*has_buildtools, tools::judge(release, programs, &tool_facts)));
     findings.extend(check_programs::judge(check_programs, &can_run));
     findings.extend(workdir::judge(work, *builds, &workdir_facts));
     findings.push(match shared_memory::judge(&memory_facts) {
@@ -188,7 +193,7 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
 /// The checks that come before each job: what would end it late, or with words that name everything but the cause. They
 /// ask no server, and take a fraction of a second. Only failures are returned, as an error of the machine.
 pub async fn before_job(subject: &Subject, prober: &Prober, user: Option<&User>) -> Result<()> {
-    let Subject { release, work, programs, check_programs, builds, .. } = subject;
+    let Subject { release, work, programs, has_buildtools, check_programs, builds, .. } = subject;
     let (memory_facts, workdir_facts, tool_facts, can_run) = tokio::join!(
         shared_memory::look(prober, user),
         workdir::gather(prober, work),
@@ -199,7 +204,7 @@ pub async fn before_job(subject: &Subject, prober: &Prober, user: Option<&User>)
         return Err(unusable.into());
     }
     let mut findings = workdir::judge(work, *builds, &workdir_facts);
-    findings.extend(tools::judge_installed(release, programs, &tool_facts));
+    findings.extend(tools::below(*has_buildtools, tools::judge_installed(release, programs, &tool_facts)));
     findings.extend(check_programs::judge(check_programs, &can_run));
     Findings::new(findings).error().map_or(Ok(()), Err)
 }

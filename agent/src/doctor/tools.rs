@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use agent_process::User;
 use agent_types::release::Release;
 
-use super::finding::Finding;
+use super::finding::{Finding, State};
 use super::packages::{MINIMA, Minimum, age, wanted};
 use agent_process::{Answer, PROBE_LIMIT, Prober};
 
@@ -96,6 +96,18 @@ pub fn judge(release: &Release, named: &[String], facts: &ToolFacts) -> Vec<Find
     findings
 }
 
+/// The same findings if buildtools may bring what the machine lacks: BitBake decides.
+pub fn below(buildtools: bool, findings: Vec<Finding>) -> Vec<Finding> {
+    let weaken = |finding: Finding| match finding.state {
+        State::Failed if buildtools => {
+            let found = format!("{} (unless the buildtools bring it)", finding.found);
+            Finding { state: State::Warning, found, ..finding }
+        }
+        _ => finding,
+    };
+    findings.into_iter().map(weaken).collect()
+}
+
 fn missing(present: &Answer) -> BTreeSet<String> {
     let lines = present.lines().unwrap_or_default();
     lines.iter().filter_map(|line| line.strip_prefix("missing ")).map(str::to_owned).collect()
@@ -174,7 +186,7 @@ fn judge_age(release: &Release, minimum: &Minimum, versions: &[String]) -> Optio
     if is_older(&version, least) {
         let found = format!("{version} is too old for {}, which needs {least} or later", release.name);
         let fix =
-            "use a newer distribution as the image's base, or the release's buildtools-extended tarball";
+            "use a newer distribution as the image's base, or name buildtools in the manifest: [buildtools]";
         Some(Finding::failed(program, found, fix))
     } else if too_new {
         let found = format!(
@@ -256,6 +268,14 @@ mod tests {
         assert_eq!(judge_named(&named, &BTreeSet::new()), None);
         let finding = judge_named(&named, &BTreeSet::from(["bison".to_owned(), "zstd".to_owned()])).unwrap();
         assert_eq!((finding.state, finding.found.as_str()), (Failed, "missing: bison"));
+    }
+
+    #[test]
+    fn what_buildtools_may_bring_is_a_warning() {
+        let findings = || vec![Finding::failed("gcc", "4.8 is too old", "x"), Finding::ok("git", "2.39")];
+        assert_eq!(below(false, findings()), findings());
+        let states: Vec<_> = below(true, findings()).into_iter().map(|finding| finding.state).collect();
+        assert_eq!(states, [Warning, Fine]);
     }
 
     #[test]

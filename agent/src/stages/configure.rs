@@ -1,6 +1,7 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
 mod build_dir;
+mod buildtools;
 mod computed;
 mod devtool;
 mod disk_space;
@@ -34,7 +35,9 @@ use agent_types::events::Emitter;
 use agent_types::tiers::Tiers;
 use agent_yocto::base_layers::{BaseLayers, Candidate, base_layers};
 use agent_yocto::conf::{self, LocalConf, Purpose};
-use agent_yocto::environment::{Tools, bitbake_environment, bitbake_version, with_direct_loopback};
+use agent_yocto::environment::{
+    HostTools, Tools, bitbake_environment, bitbake_version, with_direct_loopback,
+};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::parallelism::{Parallelism, Resources};
@@ -46,6 +49,7 @@ use super::share::OpenShare;
 
 pub use build_dir::Reuse;
 use build_dir::{BuildDir, MadeBy, hand_over};
+pub use buildtools::{PrunedBuildtools, prune as prune_buildtools};
 pub use devtool::Workspace;
 pub use disk_space::free_bytes;
 use links::Links;
@@ -87,6 +91,8 @@ pub struct BuildEnvironment {
     pub parallelism: Parallelism,
     /// Whether builds delete their work directories.
     rm_work: bool,
+    /// Keeps the buildtools installed.
+    _buildtools: Option<buildtools::Lease>,
 }
 
 impl BuildEnvironment {
@@ -314,7 +320,9 @@ pub async fn run(
         events.info(notice).await;
     }
 
-    let tools = tools(checkout)?;
+    let users = buildtools::Users { user: user.as_ref(), whoami: &whoami };
+    let (host, lease) = buildtools::host_tools(settings, users, &settings.network, runner).await?;
+    let tools = tools(checkout, host)?;
     let prober = prober(settings, &tools, &whoami, runner);
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
@@ -345,6 +353,7 @@ pub async fn run(
         network,
         parallelism: Parallelism::of(resources(settings.machine_share)),
         rm_work: disk_space::is_short(settings, runner).await?,
+        _buildtools: lease,
     };
     if builds(settings) {
         report_parallelism(configured.parallelism, events).await;
@@ -461,7 +470,7 @@ fn with_layers_under_test(repo_layers: &[PathBuf], under_test: &[PathBuf]) -> Ve
     repo_layers.iter().chain(new).cloned().collect()
 }
 
-fn tools(checkout: &Checkout) -> Result<Tools> {
+fn tools(checkout: &Checkout, host: HostTools) -> Result<Tools> {
     let init = checkout.bitbake.join("lib/bb/__init__.py");
     let text = untrusted::read_text(&init, untrusted::PAGE)
         .map_err(|error| Unreadable::new(&init, error).of_dependency())?;
@@ -473,6 +482,7 @@ fn tools(checkout: &Checkout) -> Result<Tools> {
         bitbake: checkout.bitbake.clone(),
         bitbake_version: version.to_owned(),
         oe_core: checkout.oe_core.clone(),
+        host,
     })
 }
 

@@ -10,8 +10,16 @@ import sys
 
 logging.disable(logging.CRITICAL)
 
-from kas import context  # noqa: E402
+from kas import context, libkas  # noqa: E402
 from kas.config import Config  # noqa: E402
+
+
+def buildtools(config):
+    if not config.get_buildtools():
+        return None
+    # The base of kas's own address ends with a slash.
+    url = libkas.get_buildtools_url().replace("/buildtools//", "/buildtools/")
+    return {"url": url, "sha256": config.get_buildtools()["sha256sum"]}
 
 
 def view(job):
@@ -62,6 +70,7 @@ def view(job):
         "bblayers_conf": config.get_bblayers_conf_header(),
         "multiconfigs": sorted(config.get_multiconfig().split()),
         "env": {name: value for name, value in config.get_environment().items() if value is not None},
+        "buildtools": buildtools(config),
         "artifacts": merged.get("artifacts", {}),
         "build_system": config.get_build_system(),
         "keys": sorted(merged),

@@ -149,6 +149,15 @@ fn file(random: &mut Random, includes: &[String], is_lock: bool) -> Value {
         let values = [json!("1"), Value::Null];
         file.insert("env".into(), json!({ "X_ONE": random.one(&values), "X_TWO": "two words" }));
     }
+    if random.chance(10) {
+        let mut tools = json!({ "version": random.one(&["5.2", "1.0-rc1"]), "sha256sum": "a1".repeat(32) });
+        for (key, value) in [("base_url", "https://x.example/t"), ("filename", "a b+ü.sh")] {
+            if random.chance(40) {
+                tools[key] = json!(value);
+            }
+        }
+        file.insert("buildtools".into(), tools);
+    }
     Value::Object(file)
 }
 

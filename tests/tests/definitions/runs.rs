@@ -124,6 +124,11 @@ fn errors_of_a_definition_have_their_line() {
         ("path: fixes/0001.patch", "path: fixes/none.patch", "cannot read `aa-extra:fixes/none.patch`"),
         ("meta-poky:", "meta-gone:", "no conf/layer.conf in `meta-gone`"),
         ("distro: poky", "distro: poky\nenv:\n  GITHUB_TOKEN:", "is the name of a credential"),
+        (
+            "distro: poky",
+            "distro: poky\nbuildtools:\n  version: \"5.2\"",
+            "kas.yml:8:3: buildtools: has no `sha256sum`\n  hint: the checksum of the installer",
+        ),
         ("repo: aa-extra\n      file", "repo: nobody\n      file", "files of nobody are included"),
     ] {
         assert!(text.contains(from), "{from}");
@@ -159,7 +164,7 @@ fn plan(sandbox: &Sandbox, file: &str) -> Value {
 /// What a job is, besides the texts of its configuration.
 fn essence(plan: &Value) -> Value {
     let settings = &plan["settings"];
-    let mut essence = serde_json::json!({ "bblayers": settings["bblayers"], "build": settings["build"], "release": plan["release"] });
+    let mut essence = serde_json::json!({ "bblayers": settings["bblayers"], "build": settings["build"], "buildtools": settings["buildtools"], "release": plan["release"] });
     for key in ["machines", "distro", "bblayers_conf", "multiconfigs", "env"] {
         essence[key] = settings["config"][key].clone();
     }
@@ -172,12 +177,16 @@ fn essence(plan: &Value) -> Value {
 #[test]
 fn import_and_export_mean_the_same_job() {
     let Some(sandbox) = Sandbox::new("import_and_export_mean_the_same_job") else { return };
-    kas_job(&sandbox);
+    let buildtools = format!("buildtools:\n  version: \"5.2\"\n  sha256sum: {}\n", "a1".repeat(32));
+    let text = kas_job(&sandbox) + &buildtools;
+    fs::write(sandbox.layer().join("kas.yml"), text).unwrap();
     let head = git(&sandbox.upstream(), ["rev-parse", "HEAD"]);
     let lock =
         format!("header:\n  version: 14\noverrides:\n  repos:\n    poky:\n      commit: {}\n", head.trim());
     fs::write(sandbox.layer().join("kas.lock.yml"), lock).unwrap();
     let of_kas = plan(&sandbox, "kas.yml");
+    let url = of_kas["settings"]["buildtools"]["url"].as_str().unwrap();
+    assert!(url.starts_with("https://downloads.yoctoproject.org/releases/yocto/yocto-5.2/buildtools/"), "{url}");
     call(&sandbox, "import", &[]).assert_code(&[0]);
     let manifest = fs::read_to_string(sandbox.manifest()).unwrap();
     assert!(
@@ -209,9 +218,11 @@ fn a_configuration_of_bitbake_setup_is_a_job() {
         "branch": "scarthgap", "remotes": {{"origin": {{"uri": "file://{}"}}}}}}}}}}, "bitbake-setup": {{"configurations": [
         {{"bb-layers": ["oe/meta", "oe/meta-poky"], "bb-layers-file-relative": ["../../../another-name"],
         "oe-fragments-one-of": {{"machine": {{"description": "m", "options": ["machine/qemuarm", {{"name": "machine/qemux86-64"}}]}},
-        "distro": {{"description": "d", "options": ["distro/poky"]}}}}, "configurations": [{{"name": "plain", "description": "p"}},
+        "distro": {{"description": "d", "options": ["distro/poky"]}}}}, "configurations": [{{"name": "plain", "description": "p",
+        "install-buildtools": {{"url": "https://x.example/tools.sh", "sha256sum": "{}"}}}},
         {{"name": "fast", "description": "f", "oe-fragments": ["core/yocto/sstate-mirror-cdn"]}}]}}]}}}}"#,
-        sandbox.upstream().display()
+        sandbox.upstream().display(),
+        "a1".repeat(32)
     );
     let directory = sandbox.layer().join(".github/workflows");
     fs::create_dir_all(&directory).unwrap();
@@ -244,6 +255,9 @@ fn a_configuration_of_bitbake_setup_is_a_job() {
         ran.assert_code(&[2]);
         ran.assert_says(&[said, "--choose"]);
     }
+    let ran = call("plan", "plain,distro/poky,machine/qemuarm");
+    ran.assert_code(&[0]);
+    ran.assert_says(&["buildtools\n  https://x.example/tools.sh", "--set buildtools.enabled=false"]);
     let ran = call("run", "fast,distro/poky,machine/qemuarm");
     ran.assert_code(&[0]);
     let result = sandbox.result();

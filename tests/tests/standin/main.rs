@@ -11,6 +11,7 @@ mod bitbake_shim;
 mod build_causes;
 mod build_dirs;
 mod builds;
+mod buildtools;
 mod changed;
 mod changed_builds;
 mod checks;

@@ -11,15 +11,29 @@ use super::units::{self, Contents, Unit};
 use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 
-/// The directories of a tier. The layer check manages `signatures`.
-const KNOWN: [&str; 10] =
-    ["sstate", "downloads", "layers", "signatures", "hashserv", "results", "usage", "leases", "trash", "pr"];
+/// The directories of a tier. The layer check manages `signatures`, the configure stage `buildtools`.
+const KNOWN: [&str; 11] = [
+    "sstate",
+    "downloads",
+    "layers",
+    "signatures",
+    "hashserv",
+    "results",
+    "usage",
+    "leases",
+    "trash",
+    "pr",
+    BUILDTOOLS,
+];
 
 /// The locks of local caches: the first is held by jobs of untrusted sources, the second by jobs of trusted sources.
 pub const LOCKS: [&str; 2] = ["untrusted.lock", "trusted.lock"];
 
 /// The caches of trusted sources, in local caches.
 pub const TRUSTED: &str = "trusted";
+
+/// The installed buildtools, in local caches.
+pub const BUILDTOOLS: &str = "buildtools";
 
 /// The lock in the work directory of a job, which may be in the directory of the local caches.
 pub const JOB_LOCK: &str = "lock";

@@ -21,6 +21,26 @@ pub struct Tools {
     pub bitbake_version: String,
     /// Contains `scripts/` and `meta/`.
     pub oe_core: PathBuf,
+    /// Where BitBake finds the other programs.
+    pub host: HostTools,
+}
+
+/// Where BitBake finds host tools: on the machine, or first in buildtools, which need variables of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostTools {
+    /// The search path.
+    pub path: String,
+    /// Variables that buildtools set.
+    pub variables: Vec<(String, String)>,
+    /// Those of them that BitBake hands on to tasks.
+    pub passthrough: Vec<String>,
+}
+
+impl Default for HostTools {
+    /// Those of the machine.
+    fn default() -> HostTools {
+        HostTools { path: HOST_PATH.to_owned(), variables: Vec::new(), passthrough: Vec::new() }
+    }
 }
 
 /// The search path for host tools. It is constant, because PATH is part of BitBake's configuration hash.
@@ -95,11 +115,12 @@ pub fn bitbake_environment(
     own: &[(String, String)],
 ) -> Environment {
     let mut environment = host_environment(user, network);
-    let path = format!(
-        "{}:{}:{HOST_PATH}",
-        tools.oe_core.join("scripts").display(),
-        tools.bitbake.join("bin").display()
-    );
+    let HostTools { path, variables, passthrough } = &tools.host;
+    for (name, value) in variables {
+        environment.set(name, value);
+    }
+    let path =
+        format!("{}:{}:{path}", tools.oe_core.join("scripts").display(), tools.bitbake.join("bin").display());
     environment
         .set("PATH", path)
         .set("PYTHONPATH", tools.bitbake.join("lib"))
@@ -112,8 +133,10 @@ pub fn bitbake_environment(
         environment.set(name, value);
     }
     let git_names = git.iter().map(|(name, _)| name.to_string_lossy());
-    let own_names = own.iter().map(|(name, _)| name.as_str()).filter(|name| !PASSTHROUGH.contains(name));
-    let names: Vec<_> = PASSTHROUGH.into_iter().chain(own_names).map(Cow::from).chain(git_names).collect();
+    let is_new = |name: &&str| !PASSTHROUGH.contains(name);
+    let own_names = own.iter().map(|(name, _)| name.as_str()).filter(is_new);
+    let more = passthrough.iter().map(String::as_str).filter(is_new).chain(own_names);
+    let names: Vec<_> = PASSTHROUGH.into_iter().chain(more).map(Cow::from).chain(git_names).collect();
     environment.set(Release::environment_allow_list(&tools.bitbake_version), names.join(" "));
     environment
 }
@@ -173,6 +196,7 @@ mod tests {
             bitbake: "/r/poky/bitbake".into(),
             bitbake_version: version.into(),
             oe_core: "/r/poky".into(),
+            host: HostTools::default(),
         };
         let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
         let git = [("GIT_CONFIG_COUNT".into(), "0".into())];
@@ -214,6 +238,36 @@ mod tests {
         ];
         assert_eq!(names, wanted);
         assert_eq!(environment.get("HOME").unwrap(), "/home/builder");
+    }
+
+    #[test]
+    fn buildtools_come_after_the_tools_of_the_job_and_below_its_own_variables() {
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let tools = Tools {
+            bitbake: "/r/bitbake".into(),
+            bitbake_version: "2.8.1".into(),
+            oe_core: "/r/core".into(),
+            host: HostTools {
+                path: "/t/usr/bin:/usr/bin".into(),
+                variables: pairs(&[("OPENSSL_CONF", "/t/openssl.cnf"), ("OWN", "theirs"), ("BBPATH", "/t")]),
+                passthrough: vec!["OPENSSL_CONF".into(), "http_proxy".into()],
+            },
+        };
+        let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
+        let environment =
+            bitbake_environment(&tools, Path::new("/w/build"), &user, &[], &[], &pairs(&[("OWN", "ours")]));
+        for (name, wanted) in [
+            ("PATH", "/r/core/scripts:/r/bitbake/bin:/t/usr/bin:/usr/bin"),
+            ("OPENSSL_CONF", "/t/openssl.cnf"),
+            ("OWN", "ours"),
+            ("BBPATH", "/w/build"),
+        ] {
+            assert_eq!(environment.get(name).unwrap(), wanted, "{name}");
+        }
+        let list = environment.get("BB_ENV_PASSTHROUGH_ADDITIONS").unwrap().to_str().unwrap();
+        assert!(list.ends_with(" BB_LOGCONFIG OPENSSL_CONF OWN"), "{list}");
     }
 
     #[test]

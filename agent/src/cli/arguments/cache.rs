@@ -70,7 +70,7 @@ pub struct Prune {
     /// Delete shared state that was unused for this long [default: from the manifest, or 30d]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub sstate_max_age: Option<Duration>,
-    /// Delete downloads that were unused for this long [default: from the manifest, or 60d]
+    /// Delete downloads and local buildtools that were unused for this long [default: from the manifest, or 60d]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub downloads_max_age: Option<Duration>,
     /// Delete layer checkouts that were unused for this long

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent_cache::areas::TRUSTED;
+use agent_cache::areas::{BUILDTOOLS, TRUSTED};
 use agent_types::share::Share;
 use agent_types::tiers::{TieredShare, Trust};
 
@@ -15,6 +15,7 @@ use agent_types::tiers::{TieredShare, Trust};
 ///   pr/<N>/ trusted/    the same of pull request N and of trusted sources: what an untrusted build left behind must
 ///                       not be published by a trusted one
 ///   layers/             layer checkouts by commit; without shared caches, in --work-dir
+///   buildtools/         installed buildtools by the checksum of their installer; without shared caches, in --work-dir
 /// work/                 --work-dir/<name>-<release>, or --work-dir/<name>-<cell> for a cell of a matrix
 ///   lock                held by the running job
 ///   repos/<name>        links to the checkouts, for builds
@@ -26,6 +27,7 @@ use agent_types::tiers::{TieredShare, Trust};
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   checks/<check>/     temporary directories of the other checks
 ///   base-files/         the files of the change's base, for checks that compare
+///   buildtools/         temporary directory of the installer of buildtools
 ///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
 /// out/                  --out: events.jsonl, result.json, junit.xml, report.html, logs/
@@ -72,6 +74,16 @@ impl Paths {
     /// The store of layer checkouts.
     pub fn layers(&self) -> PathBuf {
         if self.shares_caches() { self.caches.join("layers") } else { self.work.with_file_name("layers") }
+    }
+
+    /// The store of installed buildtools.
+    pub fn buildtools(&self) -> PathBuf {
+        if self.shares_caches() { self.caches.join(BUILDTOOLS) } else { self.work.with_file_name(BUILDTOOLS) }
+    }
+
+    /// Where buildtools are tried out.
+    pub fn buildtools_scratch(&self) -> PathBuf {
+        self.work.join("buildtools")
     }
 
     /// Whether other jobs use the same local caches.

@@ -29,6 +29,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), ..BuildConfig::default() },
         layer_order: Default::default(),
         templateconf: None,
+        buildtools: None,
         check: Check {
             bitbake_layers: Vec::new(),
             yocto_check_layer: true,

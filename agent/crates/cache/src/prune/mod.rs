@@ -114,6 +114,9 @@ pub struct Pruned {
     /// Old ones that were kept, because devtool's workspace in them may have changes that are nowhere else.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub work_dirs_kept: Vec<String>,
+    /// Buildtools that were deleted, by the checksums of their installers; in a dry run those that would be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buildtools: Vec<String>,
     /// Kept.
     pub unknown: Names,
     pub locks: u64,

@@ -69,5 +69,5 @@ pub const FILE: Shape = Table(&[
     ("signers", Map(&SIGNER)),
     ("_source_dir", Text),
     ("_source_dir_host", Text),
-    ("buildtools", Map(&Anything)),
+    ("buildtools", Table(&[("version", Text), ("sha256sum", Text), ("base_url", Text), ("filename", Text)])),
 ]);

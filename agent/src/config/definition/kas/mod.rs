@@ -1,6 +1,7 @@
 //! kas: `build-agent run kas.yml`, `base.yml:board.yml`. The semantics are those of kas itself (`includehandler.py`,
 //! `config.py`, `repos.py`, `libcmds.py`); the tests compare the two.
 
+mod buildtools;
 mod files;
 mod format;
 mod repos;

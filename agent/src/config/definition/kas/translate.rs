@@ -5,6 +5,7 @@ use super::super::super::problem::{Diagnostic, Place, Problems};
 use super::super::super::tree::{Node, Value};
 use super::super::Surroundings;
 use super::super::build::{self, Table};
+use super::buildtools;
 use super::repos::{self, layer_list};
 
 /// kas's own defaults.
@@ -28,6 +29,9 @@ pub fn translate(config: &Node, around: &Surroundings, problems: &mut Problems) 
     layer.add_some("name", repos.checkout.map(|name| build::text(name, place)));
     manifest.add("layer", layer.node());
     manifest.add("config", configuration(config, around, &mut notices, problems));
+    if let Some(buildtools) = config.child("buildtools") {
+        manifest.add("buildtools", buildtools::translate(buildtools, problems));
+    }
     let mut check = Table::new(place);
     check.add("yocto_check_layer", build::flag(false, place));
     manifest.add("check", check.node());
@@ -71,12 +75,6 @@ fn refuse(config: &Node, problems: &mut Problems) {
             "_source_dir",
             "the result of `kas menu` is not supported",
             "name its files: a.yml:b.yml",
-        ),
-        (
-            config.child("buildtools"),
-            "buildtools",
-            "buildtools are not installed",
-            "the tools of this machine or image are used: remove the key, and run `build-agent doctor`",
         ),
     ];
     for (node, key, message, hint) in table {

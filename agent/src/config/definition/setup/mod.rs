@@ -70,15 +70,32 @@ pub fn translate(
     };
     add_layers(&mut manifest, under_test, place);
     manifest.add("config", configuration(&choice, around, place, &mut parts, problems));
-    for key in ["install-buildtools", "notes"] {
-        if choice.get(key).is_some() && key == "install-buildtools" {
-            parts
-                .notices
-                .push("buildtools are not installed: the tools of this machine or image are used".into());
-        }
+    if let Some(buildtools) = choice.get("install-buildtools") {
+        manifest.add("buildtools", buildtools_table(buildtools, problems));
+        parts.notices.push(
+            "bitbake-setup installs buildtools only when it is asked to, and this job uses them; \
+             --set buildtools.enabled=false uses the tools of this machine or image"
+                .into(),
+        );
     }
     parts.manifest = Some(manifest.node());
     parts
+}
+
+/// `[buildtools]`
+fn buildtools_table(buildtools: &Node, problems: &mut Problems) -> Node {
+    let mut table = Table::new(&buildtools.place);
+    for (key, name) in [("url", "url"), ("sha256sum", "sha256")] {
+        match buildtools.child(key) {
+            Some(node) => table.add(name, node.clone()),
+            None => {
+                let mistake = Diagnostic::new(format!("has no `{key}`"))
+                    .hint("without a checksum, nothing that was downloaded is run");
+                problems.add(buildtools.place.clone(), Some("install-buildtools".into()), mistake);
+            }
+        }
+    }
+    table.node()
 }
 
 /// `[layer]`; without a layer, the job only builds.
