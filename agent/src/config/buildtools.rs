@@ -48,6 +48,7 @@ fn checksum(text: &str) -> Result<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::values::tests::accepts;

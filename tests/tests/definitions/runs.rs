@@ -186,7 +186,10 @@ fn import_and_export_mean_the_same_job() {
     fs::write(sandbox.layer().join("kas.lock.yml"), lock).unwrap();
     let of_kas = plan(&sandbox, "kas.yml");
     let url = of_kas["settings"]["buildtools"]["url"].as_str().unwrap();
-    assert!(url.starts_with("https://downloads.yoctoproject.org/releases/yocto/yocto-5.2/buildtools/"), "{url}");
+    assert!(
+        url.starts_with("https://downloads.yoctoproject.org/releases/yocto/yocto-5.2/buildtools/"),
+        "{url}"
+    );
     call(&sandbox, "import", &[]).assert_code(&[0]);
     let manifest = fs::read_to_string(sandbox.manifest()).unwrap();
     assert!(

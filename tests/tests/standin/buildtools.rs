@@ -46,8 +46,10 @@ impl Server {
                 let Ok(mut stream) = stream else { continue };
                 counter.fetch_add(1, Ordering::SeqCst);
                 let _ = stream.read(&mut [0; 4096]);
-                let head =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
             }
         });
@@ -143,8 +145,18 @@ fn an_installer_that_cannot_be_used_is_an_error() {
     let put = store(&sandbox).join(format!("{of_installer}.sh")).display().to_string();
     for (url, sha256, code, says) in [
         (&good.address, "0".repeat(64), 2, [of_installer.as_str(), "use the new checksum"]),
-        (&broken_server.address, sha256(&sandbox, broken), 3, ["exit status 1", "Incompatible SDK installer"]),
-        (&empty_server.address, sha256(&sandbox, empty), 2, ["installed 0 files environment-setup-*", "hint"]),
+        (
+            &broken_server.address,
+            sha256(&sandbox, broken),
+            3,
+            ["exit status 1", "Incompatible SDK installer"],
+        ),
+        (
+            &empty_server.address,
+            sha256(&sandbox, empty),
+            2,
+            ["installed 0 files environment-setup-*", "hint"],
+        ),
         (&missing.address, of_installer.clone(), 2, ["answered 404", "check `[buildtools] url`"]),
         (&busy.address, of_installer.clone(), 4, ["answered 503", put.as_str()]),
         (&closed, of_installer.clone(), 4, ["cannot be downloaded", put.as_str()]),
@@ -194,7 +206,9 @@ fn a_killed_installation_is_made_anew() {
     assert_eq!(killed.wait().signal, Some(9));
     // The installer of the killed job may still write there, so the next job waits for its end.
     let mut next = start(&sandbox, "meta-next");
-    next.wait_until("the job waits", || next_output(&sandbox).contains("another job installs the buildtools"));
+    next.wait_until("the job waits", || {
+        next_output(&sandbox).contains("another job installs the buildtools")
+    });
     std::fs::write(&go, "").unwrap();
     next.wait().assert_code(&[0]);
     assert!(store(&sandbox).join(format!("{sha256}.complete")).exists());
@@ -214,7 +228,9 @@ fn two_jobs_install_once() {
     let mut first = start(&sandbox, "meta-first");
     first.wait_until("the installer runs", || started.exists());
     let mut next = start(&sandbox, "meta-next");
-    next.wait_until("the job waits", || next_output(&sandbox).contains("another job installs the buildtools"));
+    next.wait_until("the job waits", || {
+        next_output(&sandbox).contains("another job installs the buildtools")
+    });
     std::fs::write(&go, "").unwrap();
     first.wait().assert_code(&[0]);
     next.wait().assert_code(&[0]);

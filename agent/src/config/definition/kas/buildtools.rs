@@ -93,7 +93,7 @@ mod tests {
             let (table, said) = of(text);
             assert_eq!(
                 (table, said),
-                (format!(r#"{{"url":"{url}","sha256":"ab"}}"#), String::new()),
+                (format!(r#"{{"sha256":"ab","url":"{url}"}}"#), String::new()),
                 "{text}"
             );
         }

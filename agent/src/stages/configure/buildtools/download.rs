@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{fchown, getegid, geteuid};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use url::Url;
@@ -36,11 +38,14 @@ pub async fn download(buildtools: &Buildtools, into: &Path) -> Result<()> {
     Err(Error::usage(message).hint("check what changed; if the change is correct, use the new checksum"))
 }
 
-/// Whether the file has this checksum. Blocks.
-pub fn has_checksum(file: &Path, sha256: &str) -> bool {
+/// Whether the file is the installer with this checksum. It belongs to the agent afterwards: the build user reads it, and
+/// cannot change it. Blocks.
+pub fn is_installer(file: &Path, sha256: &str) -> bool {
     let digest = || -> std::io::Result<String> {
         let (mut file, _) =
             fs::OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(file)?.into_parts();
+        fchown(&file, Some(geteuid()), Some(getegid()))?;
+        fchmod(&file, Mode::from_bits_truncate(0o644))?;
         let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 16]);
         loop {
             match file.read(&mut part)? {
@@ -105,9 +110,9 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         // `printf 'version = 1\n' | sha256sum`
         let sha256 = "dbab12665d98aef021ba64953c61b0ed8a908cfb56a1c01e2fcb4b052b71a2a1";
-        assert!(has_checksum(&file, sha256));
-        assert!(!has_checksum(&file, &"0".repeat(64)));
-        assert!(!has_checksum(&link, sha256), "a link");
-        assert!(!has_checksum(&top.path().join("none"), sha256));
+        assert!(is_installer(&file, sha256));
+        assert!(!is_installer(&file, &"0".repeat(64)));
+        assert!(!is_installer(&link, sha256), "a link");
+        assert!(!is_installer(&top.path().join("none"), sha256));
     }
 }

@@ -110,7 +110,7 @@ impl<'a> Installation<'a> {
     async fn obtain(&self, runner: &Runner) -> Result<()> {
         let installer = self.beside(INSTALLER);
         let (file, sha256) = (installer.clone(), self.buildtools.sha256.clone());
-        let verify = move || Ok(download::has_checksum(&file, &sha256));
+        let verify = move || Ok(download::is_installer(&file, &sha256));
         if blocking(&runner.interrupt, "the installer was verified", verify).await? {
             return Ok(());
         }
