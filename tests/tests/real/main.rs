@@ -10,6 +10,7 @@ mod bucket_builds;
 mod bucket_hashes;
 mod build_limits;
 mod builds;
+mod buildtools;
 mod changed;
 mod changed_edits;
 mod checks;
