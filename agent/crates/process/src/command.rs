@@ -69,6 +69,9 @@ pub struct Command {
     /// At the end of the job's time, the first SIGINT gets most of the grace: BitBake then ends the tasks that run,
     /// and what they made can be saved.
     pub finish_running: bool,
+    /// It is this program itself, which ends its commands and writes its reports when it is stopped. A second signal to the
+    /// job reaches it as a second signal, before SIGKILL.
+    pub is_agent: bool,
     /// Cancelled as soon as the agent begins to stop it: what fails from then on fails because of that.
     pub stopping: CancellationToken,
 }
@@ -91,6 +94,7 @@ impl Command {
             status: None,
             grace: None,
             finish_running: false,
+            is_agent: false,
             stopping: CancellationToken::new(),
         }
     }

@@ -341,7 +341,11 @@ impl Job<'_> {
 
     fn pace(&self) -> Pace {
         let out_of_time = self.runner.interrupt.state() == Some(Interrupted::OutOfTime);
-        if self.command.finish_running && out_of_time { Pace::FinishRunning } else { Pace::Even }
+        match self.command.finish_running && out_of_time {
+            true => Pace::FinishRunning,
+            false if self.command.is_agent => Pace::Agent,
+            false => Pace::Even,
+        }
     }
 
     /// What was told to stop has had its time.

@@ -283,6 +283,31 @@ async fn a_second_signal_means_now() {
     assert_eq!(finished.end, ExitReason::Cancelled);
 }
 
+/// An agent writes its reports after the second signal, and SIGKILL ends one that does not.
+#[tokio::test]
+async fn an_agent_gets_the_second_signal() {
+    for (on_second, grace, wanted) in [
+        ("sleep 0.2; echo reports; exit 130", Duration::from_secs(3600), true),
+        ("true", Duration::from_secs(1), false),
+    ] {
+        let mut bench = Bench::new();
+        bench.runner.grace = grace;
+        let interrupt = bench.runner.interrupt.clone();
+        let mut lines = OnLine(|line: &str| {
+            if matches!(line, "ready" | "int") {
+                interrupt.signal();
+            }
+        });
+        let script =
+            format!("trap 'echo int' INT; trap '{on_second}' TERM; echo ready; while :; do sleep 0.05; done");
+        let mut command = bench.sh(&script);
+        command.is_agent = true;
+        let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
+        assert_eq!(finished.end, ExitReason::Cancelled);
+        assert_eq!(finished.tail.iter().any(|line| line == "reports"), wanted, "{:?}", finished.tail);
+    }
+}
+
 #[tokio::test]
 async fn nothing_starts_when_the_job_has_to_stop() {
     let mut bench = Bench::new();

@@ -32,13 +32,15 @@ pub(super) enum Pace {
     /// Three quarters for the first SIGINT, so that BitBake can finish the running tasks. A signal to the job ends
     /// this wait.
     FinishRunning,
+    /// As `Even`. A second signal to the job is passed on, and has a quarter of the grace before SIGKILL.
+    Agent,
 }
 
 impl Pace {
     /// The signals, each with the time until the next one, counted from the first.
     fn steps(self, grace: Duration) -> [(Signal, Duration); 3] {
         let (first, second) = match self {
-            Pace::Even => (grace / 4, grace / 2),
+            Pace::Even | Pace::Agent => (grace / 4, grace / 2),
             Pace::FinishRunning => (grace * 3 / 4, grace * 7 / 8),
         };
         [(Signal::SIGINT, first), (Signal::SIGINT, second), (Signal::SIGTERM, grace)]
@@ -47,8 +49,8 @@ impl Pace {
 
 /// Stops a command's whole process group: SIGINT, SIGINT (BitBake takes the first as "finish the
 /// running tasks" and the second as "stop now"), SIGTERM, SIGKILL, with the grace time divided
-/// between them. A second signal to the job goes straight to SIGKILL. Members get the rest of the
-/// sequence also when their leader is gone.
+/// between them. A second signal to the job goes straight to SIGKILL, except for an agent, which first
+/// gets it, too. Members get the rest of the sequence also when their leader is gone.
 ///
 /// # Errors
 /// When something of the group is still there after SIGKILL.
@@ -75,6 +77,13 @@ pub(super) async fn stop_group(
             () = interrupt.force_kill() => break,
             () = hurry => {}
             gone = group_gone(child, group, start + until, None) => if gone { return Ok(()) },
+        }
+    }
+    if pace == Pace::Agent && interrupt.is_urgent() {
+        // Not SIGINT: if the first one is still pending, the second would be lost.
+        signal_group(group, Signal::SIGTERM).await;
+        if group_gone(child, group, Instant::now() + grace / 4, None).await {
+            return Ok(());
         }
     }
     signal_group(group, Signal::SIGKILL).await;
