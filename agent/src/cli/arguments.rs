@@ -9,6 +9,7 @@ mod report;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -188,6 +189,12 @@ pub struct MatrixArgs {
     /// How many jobs use this machine at the same time: a matrix runs its cells with it
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
     pub machine_share: usize,
+    /// A time limit besides [limits] job: what the matrix has left
+    #[arg(long, value_name = "TIME", hide = true, value_parser = humantime::parse_duration)]
+    pub time_left: Option<Duration>,
+    /// Post nothing to GitHub: a matrix posts the results of its cells as one
+    #[arg(long, hide = true)]
+    pub no_posts: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::config::{self, AgentEnvironment, Cell, Request, Settings};
+use crate::config::{self, AgentEnvironment, Cell, Matrix, Request, Settings};
 use agent_types::error::{Error, Result};
 
 use super::current_dir::current_dir;
@@ -10,16 +10,24 @@ use super::included_repos::with_included_repos;
 use super::limited_reading::limit_reading;
 use super::print;
 
-/// The cells of the request's manifest; `None` without a matrix, or if the request names a cell.
+/// The matrix of the request's manifest; `None` if it has none, or if the request names a cell.
 ///
 /// # Errors
 /// Usage, with all problems of the matrix.
-pub async fn matrix_cells(request: &Request, environment: &AgentEnvironment) -> Result<Option<Vec<Cell>>> {
+pub async fn matrix(request: &Request, environment: &AgentEnvironment) -> Result<Option<Matrix>> {
     if request.cell.is_some() {
         return Ok(None);
     }
     limit_reading(request, environment)?;
-    config::cells(request, environment, &current_dir()?)
+    config::load_matrix(request, environment, &current_dir()?)
+}
+
+/// The same, for commands that need only the cells.
+///
+/// # Errors
+/// Those of [`matrix`].
+pub async fn matrix_cells(request: &Request, environment: &AgentEnvironment) -> Result<Option<Vec<Cell>>> {
+    Ok(matrix(request, environment).await?.map(|matrix| matrix.cells))
 }
 
 /// The settings of all cells.

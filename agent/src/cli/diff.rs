@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::lock::Lock;
 use crate::config::{self, AgentEnvironment, Request};
+use crate::report::{CELL_PINS, merged};
 use agent_fs::untrusted;
 use agent_git::{Access, Git, History};
 use agent_process::Redactor;
@@ -46,7 +47,12 @@ pub async fn command(args: arguments::Diff, environment: &AgentEnvironment) -> R
 
 /// Reads a lock, a result, or the directory of one.
 fn read(path: &Path) -> Result<Commits> {
-    let file = if path.is_dir() { path.join("result.json") } else { path.to_owned() };
+    let file = match path.is_dir() {
+        // The commits of all cells of a matrix.
+        true if path.join(merged::NAME).exists() => path.join(CELL_PINS),
+        true => path.join("result.json"),
+        false => path.to_owned(),
+    };
     let bytes = untrusted::read(&file, untrusted::PAGE);
     // A result may be larger, and is JSON.
     if let Ok(bytes) = &bytes

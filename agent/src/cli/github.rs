@@ -1,7 +1,5 @@
 //! What a job posts to GitHub, and with which credential. Only the job of a trusted source posts: the credential can write.
 
-use std::sync::Arc;
-
 use crate::config::{AgentEnvironment, DeviceRoute, DeviceTests, DeviceWait, GitHub, GitHubReport, Settings};
 use crate::report::github::{Access, AppKey, Credentials, LiveCheck, Place, Poster, device_posts, posts};
 use crate::report::{Report, Sink};
@@ -27,34 +25,58 @@ pub fn github_posts(
     environment: &AgentEnvironment,
     token: Option<&Secret>,
 ) -> Result<GitHubPosts> {
-    let Some(github) = settings.github.as_ref().filter(|github| !github.report.is_empty()) else {
-        return Ok(GitHubPosts::default());
+    let Some(github) = posting(settings) else { return Ok(GitHubPosts::default()) };
+    let mut poster = match poster(github, settings, environment, token)? {
+        Ok(poster) => poster,
+        Err(notice) => return Ok(GitHubPosts { notice: Some(notice), ..GitHubPosts::default() }),
     };
+    let mut sink = None;
+    if github.report.contains(&GitHubReport::Check) {
+        let (check, listener) = LiveCheck::start(poster.access.clone(), poster.place.clone());
+        (poster.live, sink) = (Some(check), Some(listener));
+    }
+    let mut reports = posts(&kinds(github), &poster);
+    reports.extend(device_reports(github, settings, &poster));
+    Ok(GitHubPosts { reports, sink, notice: None })
+}
+
+/// The section of a manifest that asks for posts.
+pub fn posting(settings: &Settings) -> Option<&GitHub> {
+    settings.github.as_ref().filter(|github| !github.report.is_empty())
+}
+
+/// What a job posts. Only a pull request has a comment, and a pull request is not trusted.
+pub fn kinds(github: &GitHub) -> Vec<GitHubReport> {
+    github.report.iter().copied().filter(|kind| *kind != GitHubReport::Comment).collect()
+}
+
+/// The report that a device run has no result yet, if the job only requests one.
+pub fn device_reports(github: &GitHub, settings: &Settings, poster: &Poster) -> Vec<Box<dyn Report>> {
+    let requests =
+        |device: &DeviceTests| device.route == DeviceRoute::Submit && device.wait == DeviceWait::No;
+    match settings.device.as_ref().is_some_and(requests) {
+        true => device_posts(&kinds(github), poster),
+        false => Vec::new(),
+    }
+}
+
+/// Posts the results of this job, or the reason why they are not posted. `token` is the one that git uses.
+///
+/// # Errors
+/// Internal, if the address of the API is invalid.
+pub fn poster(
+    github: &GitHub,
+    settings: &Settings,
+    environment: &AgentEnvironment,
+    token: Option<&Secret>,
+) -> Result<std::result::Result<Poster, String>> {
     let place = match place(github, settings, environment) {
         Ok(place) => place,
-        Err(why) => {
-            let notice = Some(format!("results are not posted to GitHub by this job: {why}"));
-            return Ok(GitHubPosts { notice, ..GitHubPosts::default() });
-        }
+        Err(why) => return Ok(Err(format!("results are not posted to GitHub by this job: {why}"))),
     };
     let app = github.app.as_ref().map(|app| AppKey { id: app.id.clone(), secret: app.key_secret.clone() });
     let access = Access::new(Credentials { api: environment.api()?, token: token.cloned(), app });
-    let (mut live, mut sink) = (None, None);
-    if github.report.contains(&GitHubReport::Check) {
-        let (check, listener): (Arc<LiveCheck>, _) = LiveCheck::start(access.clone(), place.clone());
-        (live, sink) = (Some(check), Some(listener));
-    }
-    let poster = Poster { access, place, live };
-    // Only a pull request has a comment, and a pull request is not trusted.
-    let kinds: Vec<GitHubReport> =
-        github.report.iter().copied().filter(|kind| *kind != GitHubReport::Comment).collect();
-    let mut reports = posts(&kinds, &poster);
-    let requests =
-        |device: &DeviceTests| device.route == DeviceRoute::Submit && device.wait == DeviceWait::No;
-    if settings.device.as_ref().is_some_and(requests) {
-        reports.extend(device_posts(&kinds, &poster));
-    }
-    Ok(GitHubPosts { reports, sink, notice: None })
+    Ok(Ok(Poster { access, place, live: None }))
 }
 
 /// Where the results of this job belong; else why they are not posted.

@@ -4,16 +4,16 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
 use tokio::sync::mpsc::Receiver;
 
-use crate::config::{self, AgentEnvironment, CACHE_VARIABLE, Cell, Request, Settings};
-use crate::job::Selection;
+use crate::config::{self, AgentEnvironment, CACHE_VARIABLE, Cell, Request, STEP_SUMMARY, Settings};
+use crate::job::{DiskUse, Plan, Selection};
 use crate::matrix_run::{self, CellChild, Console, ConsoleKind, Jobs, MEMORY_PER_CELL};
-use crate::report::github_actions::{Annotations, StopCommands};
-use crate::report::{self, CELLS, Report, Summary, merged, sarif};
+use crate::report::github_actions::StopCommands;
+use crate::report::{self, CELL_PINS, CELLS};
 use agent_process::{Redactor, Runner, cgroup};
 use agent_types::error::{Error, Result};
 use agent_types::events::{self, Event, EventKind, Level};
@@ -25,14 +25,15 @@ use super::arguments::{JobArgs, Output};
 use super::current_dir::current_dir;
 use super::job::{self, StartedJob, commands_stream, is_dumb, stopped, style};
 use super::lock::resolve_cells;
+use super::matrix_posts::MatrixPosts;
+use super::matrix_results::{CellResults, cell_out};
 use super::{diagnostics, print};
-
-/// The file with the commits of all cells, in the output directory.
-const PINS: &str = "cells/build-agent.lock";
 
 /// The cells of a manifest, and how they run.
 pub struct MatrixRun {
     pub cells: Vec<(Cell, Settings)>,
+    /// The time limit of all cells together.
+    pub limit: Option<Duration>,
     /// The arguments that all cells have in common.
     pub words: Vec<String>,
     pub jobs: Jobs,
@@ -88,15 +89,22 @@ pub async fn run(
     mut started: StartedJob,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
+    let mut disk_use = Vec::new();
     for (cell, settings) in &run.cells {
-        crate::job::Plan::new(settings, &run.selection)
-            .map_err(|error| super::cells::of_cell(error, cell))?;
+        let plan = Plan::new(settings, &run.selection).map_err(|error| super::cells::of_cell(error, cell))?;
+        disk_use.extend(plan.runs_bitbake().then(|| DiskUse::of(settings)));
     }
+    if let Some((message, hint)) = DiskUse::warning_of_all(&disk_use) {
+        print::diagnostic(format_args!("warning: {message}\n  hint: {hint}"));
+    }
+    let deadline = run.limit.and_then(|limit| Instant::now().checked_add(limit));
     let memory = last_memory(&run.cells, started.out.path());
+    let posts = MatrixPosts::new(&run.cells, environment);
+    let mut posts = started.interrupt.or(posts).await.map_err(stopped)??;
     let pins = started.interrupt.or(resolve_cells(&run.cells, environment)).await.map_err(stopped)??;
     let out = started.out.begin_merged()?;
     fs_err::create_dir_all(out.join(CELLS))?;
-    report::replace(&out.join(PINS), config::lock::render(&pins).as_bytes())?;
+    report::replace(&out.join(CELL_PINS), config::lock::render(&pins).as_bytes())?;
     let parallel = parallel_cells(&run, memory);
     let children = children(&run, &out, parallel, environment)?;
 
@@ -111,6 +119,7 @@ pub async fn run(
         .iter()
         .flat_map(|(_, settings)| &settings.secrets)
         .chain(environment.secrets())
+        .chain(posts.token())
         .cloned()
         .collect();
     let (emitter, receiver) = events::channel();
@@ -126,80 +135,23 @@ pub async fn run(
         log_limit: run.cells.iter().map(|(_, settings)| settings.limits.log).max().unwrap_or_default(),
         commands: Arc::default(),
     };
-    let ends = matrix_run::run_all(&children, parallel, &runner, &mut console).await;
+    posts.begin();
+    let ends = matrix_run::run_all(&children, parallel, deadline, &runner, &mut console).await;
     drop((runner, console));
     let _ = listener.await;
 
-    let ends = run.cells.iter().zip(&ends);
-    let jobs: Vec<Summary> = ends
-        .map(|((cell, settings), end)| {
-            matrix_run::of_cell(&settings.job, &cell_out(&out, cell), end.as_ref())
-        })
-        .collect();
-    finish(&run, &jobs, &out, stop_commands, environment).await
-}
-
-/// Writes the reports of all cells as one, prints the verdict, and returns the exit status.
-async fn finish(
-    run: &MatrixRun,
-    jobs: &[Summary],
-    out: &Path,
-    stop_commands: Option<StopCommands>,
-    environment: &AgentEnvironment,
-) -> Result<ExitStatus> {
-    let placed: Vec<(&Summary, PathBuf)> =
-        run.cells.iter().zip(jobs).map(|((cell, _), job)| (job, cell_out(out, cell))).collect();
-    let pages: Vec<(&Summary, &Path)> = placed.iter().map(|(job, place)| (*job, place.as_path())).collect();
-    let written = [
-        merged::write(jobs, out),
-        report::write_merged_junit(jobs, out),
-        report::write_pages(&pages, out),
-        sarif::write(jobs, out),
-    ];
-    let mut exit = merged::exit(jobs);
-    let worsened =
-        |exit: ExitStatus, other: ExitStatus| if exit == ExitStatus::Passed { other } else { exit };
-    for error in written.into_iter().filter_map(Result::err) {
-        print::diagnostic(format_args!("error: a report is missing: {error}"));
-        exit = worsened(exit, error.class.exit_status());
-    }
-    if let Some(why) = merged::disagreement(jobs) {
-        let error = Error::internal(format!("the cells have different sources: {why}"));
-        print::diagnostic(format_args!("error: {}", error.hint("run the matrix again")));
-        exit = worsened(exit, ExitStatus::Internal);
-    }
-    for ((_, settings), job) in run.cells.iter().zip(jobs) {
-        let annotations = stop_commands.as_ref().map(|stopped| -> Box<dyn Report> {
-            Box::new(Annotations { commands: stopped.commands.clone() })
-        });
-        for report in annotations.into_iter().chain(job::metrics(settings, environment, run.output)) {
-            // The verdict does not depend on them.
-            let _ = tokio::time::timeout(report.deadline(), report.write(Arc::new(job.clone()))).await;
-        }
-    }
+    let results = CellResults::of(&run.cells, &ends, &out, environment);
+    let all = results.combined();
+    let exit = results.write(&all);
+    let commands = stop_commands.as_ref().map(|stopped| &stopped.commands);
+    results.give_to_services(&all, commands, run.output, environment).await;
+    // Posts have what is left of the time that a stop of the cells may take, and as much again.
+    let grace = run.cells.iter().map(|(_, settings)| settings.limits.grace).max().unwrap_or_default();
+    posts.post(&results, &all, &started.interrupt.with_grace(grace * 2)).await;
     if run.output != Output::Json {
-        print::text(&verdict(&placed, out, exit, style(environment)))?;
+        print::text(&results.verdict(exit, style(environment)))?;
     }
     Ok(exit)
-}
-
-/// The table of all cells, what did not pass, and where everything is.
-fn verdict(jobs: &[(&Summary, PathBuf)], out: &Path, exit: ExitStatus, style: report::Style) -> String {
-    let mut text = String::new();
-    for (job, place) in jobs.iter().filter(|(job, _)| job.exit != ExitStatus::Passed) {
-        text += &format!("\n{}", report::final_summary(job, place, style));
-    }
-    let all: Vec<Summary> = jobs.iter().map(|(job, _)| (*job).clone()).collect();
-    let passed = all.iter().filter(|job| job.exit == ExitStatus::Passed).count();
-    let word =
-        if exit == ExitStatus::Passed { style.good("PASSED") } else { style.bad(merged::worst_word(&all)) };
-    text += &format!(
-        "\n{}\n{word}  {passed} of {} passed\n",
-        merged::text(&all),
-        count(all.len() as u64, "cell")
-    );
-    text += &format!("reports  {}\ncells    {}\n", out.display(), out.join(CELLS).display());
-    text
 }
 
 /// `4 cells of meta-x, 2 in parallel`
@@ -212,10 +164,6 @@ fn head(run: &MatrixRun, parallel: usize) -> String {
     format!("{} of {name}, {how}", count(run.cells.len() as u64, "cell"))
 }
 
-fn cell_out(out: &Path, cell: &Cell) -> PathBuf {
-    out.join(CELLS).join(&cell.id)
-}
-
 fn children(
     run: &MatrixRun,
     out: &Path,
@@ -225,6 +173,7 @@ fn children(
     let program = std::env::current_exe()
         .map_err(|error| Error::machine("the path of this program is not known").because(&error))?;
     let (mut variables, secrets) = environment.for_agent();
+    variables.retain(|(name, _)| name != STEP_SUMMARY);
     // In CI each job has its own caches, because the machine may run untrusted jobs. The cells belong to one job.
     if environment.ci
         && environment.local_cache.is_none()
@@ -238,10 +187,12 @@ fn children(
     let child = |(cell, settings): &(Cell, Settings)| {
         let own = [
             format!("--cell={}", cell.id),
-            format!("--pins={}", out.join(PINS).display()),
+            format!("--pins={}", out.join(CELL_PINS).display()),
             format!("--out={}", cell_out(out, cell).display()),
             format!("--machine-share={parallel}"),
             "--output=plain".to_owned(),
+            // The results are posted once.
+            "--no-posts".to_owned(),
         ];
         let words = run.words.iter().chain(&own).map(OsString::from);
         CellChild {

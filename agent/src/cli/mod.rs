@@ -33,6 +33,8 @@ mod limited_reading;
 mod lock;
 mod lock_definition;
 mod matrix;
+mod matrix_posts;
+mod matrix_results;
 mod merge;
 mod origin;
 mod output_dir;

@@ -1,11 +1,13 @@
 //! `build-agent plan`: prints what `run` would do, and changes nothing.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::batch::warm::{self, WarmStep, Work};
 use crate::config::{
     self, AgentEnvironment, Cache, Cell, CheckScope, Destination, DeviceRoute, DeviceTests, DeviceWait,
-    Ptest, Repo, RepoSource, Request, Settings, Wanted,
+    Matrix, Ptest, Repo, RepoSource, Request, Settings, Wanted,
 };
 use crate::job;
 use agent_types::error::{Error, Result};
@@ -17,7 +19,7 @@ use agent_types::words::count;
 use super::arguments;
 use super::base_rules::with_rules;
 use super::batch_cells::warm_cell;
-use super::cells::{load_cells, matrix_cells, of_cell};
+use super::cells::{load_cells, matrix, of_cell};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
 use super::job::{load_request, request_with_rules};
@@ -40,7 +42,7 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
         return Ok(ExitStatus::Passed);
     }
     let selection = job::Selection::from(&args.selection);
-    if let Some(cells) = matrix_cells(&ruled.request, environment).await? {
+    if let Some(Matrix { cells, limit }) = matrix(&ruled.request, environment).await? {
         let mut planned = Vec::new();
         for (cell, settings) in load_cells(cells, &ruled.request, environment).await? {
             let plan = job::Plan::new(&settings, &selection).map_err(|error| of_cell(error, &cell))?;
@@ -48,8 +50,8 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
         }
         match (args.cells, args.json) {
             (true, _) => print::raw(&format!("{}\n", for_workflow(&planned)))?,
-            (false, true) => print::json(cells_json(&planned))?,
-            (false, false) => print::text(&cells_text(&planned))?,
+            (false, true) => print::json(cells_json(&planned, limit))?,
+            (false, false) => print::text(&cells_text(&planned, limit))?,
         }
         return Ok(ExitStatus::Passed);
     }
@@ -68,8 +70,9 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
 }
 
 /// The list of all cells.
-fn cells_text(planned: &[(Cell, Settings, job::Plan)]) -> String {
-    let mut text = format!("{}\n", count(planned.len() as u64, "cell"));
+fn cells_text(planned: &[(Cell, Settings, job::Plan)], limit: Option<Duration>) -> String {
+    let limit = limit.map(|limit| format!(", {} for all of them", humantime::format_duration(limit)));
+    let mut text = format!("{}{}\n", count(planned.len() as u64, "cell"), limit.unwrap_or_default());
     for (cell, ..) in planned {
         text += &format!("  {:<28} {}\n", cell.id, cell.shown());
     }
@@ -87,11 +90,12 @@ fn warm_steps(planned: &[(Cell, Settings, job::Plan)]) -> Vec<WarmStep> {
     warm::steps(&cells, &[], true)
 }
 
-fn cells_json(planned: &[(Cell, Settings, job::Plan)]) -> serde_json::Value {
+fn cells_json(planned: &[(Cell, Settings, job::Plan)], limit: Option<Duration>) -> serde_json::Value {
     let cell = |(cell, settings, plan): &(Cell, Settings, job::Plan)| json!({ "id": cell.id, "values": cell.values(), "plan": as_json(settings, plan) });
     json!({
         "schema": "build-agent/matrix-plan/v1",
         "warm": warm_steps(planned),
+        "limit_seconds": limit.map(|limit| limit.as_secs()),
         "cells": planned.iter().map(cell).collect::<Vec<_>>(),
     })
 }

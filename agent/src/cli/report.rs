@@ -73,8 +73,9 @@ fn in_directory(path: &Path) -> Vec<PathBuf> {
     let cells = fs_err::read_dir(path.join(report::CELLS)).into_iter().flatten().flatten();
     let mut cells: Vec<PathBuf> = cells.filter_map(|cell| of_job(&cell.path())).collect();
     cells.sort();
+    let is_matrix = path.join(merged::NAME).exists();
     match of_job(path) {
-        None if !cells.is_empty() => cells,
+        found if !cells.is_empty() && (is_matrix || found.is_none()) => cells,
         found => vec![found.unwrap_or_else(|| path.join(RESULT))],
     }
 }

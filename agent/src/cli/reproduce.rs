@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use crate::config::{self, AgentEnvironment};
-use crate::report::{CELLS, Checkout, ReproducePlan};
+use crate::report::{CELLS, Checkout, ReproducePlan, merged};
 use agent_fs::dir::DirHandle;
 use agent_process::{Command, ExitReason, interactive};
 use agent_types::error::{Error, Result};
@@ -23,12 +23,14 @@ const ENGINES: [&str; 2] = ["docker", "podman"];
 
 pub async fn command(args: Reproduce, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let source = if args.result.is_dir() { args.result.join("result.json") } else { args.result.clone() };
+    if args.result.join(merged::NAME).exists() {
+        let message = format!("`{}` has the results of several jobs", args.result.display());
+        let hint = format!("name one cell of the matrix: {}/CELL", args.result.join(CELLS).display());
+        return Err(Error::usage(message).hint(hint));
+    }
     if !source.exists() {
-        let hint = match args.result.join(CELLS).is_dir() {
-            true => format!("name one cell of the matrix: {}/CELL", args.result.join(CELLS).display()),
-            false => "name the result.json of a job; its default directory is build-agent-out".to_owned(),
-        };
-        return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(hint));
+        return Err(Error::usage(format!("`{}` does not exist", source.display()))
+            .hint("name the result.json of a job; its default directory is build-agent-out"));
     }
     let (summary, _) = read_summary(&source, None)?;
     let mut plan = ReproducePlan::of(&summary)?;

@@ -1,19 +1,19 @@
 //! `run` and `check`: the job of a manifest, or the cells of its matrix.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::lock::floats;
-use crate::config::{self, AgentEnvironment, Cell, Pins, Repo, RepoSource, Request, Settings};
+use crate::config::{self, AgentEnvironment, Cell, Matrix, Pins, Repo, RepoSource, Request, Settings};
 use crate::job::Selection;
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
-use super::arguments::{Check, JobArgs, Run};
+use super::arguments::{Check, JobArgs, MatrixArgs, Run};
 use super::base_rules::with_rules;
-use super::cells::{load_cells, matrix_cells};
+use super::cells::{load_cells, matrix};
 use super::current_dir::current_dir;
 use super::included_repos::with_included_repos;
 use super::job::{StartedJob, job, load_request, request_with_rules, stopped, with_common, with_rules_args};
@@ -31,10 +31,11 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
         loaded(&ruled.request, environment).await
     };
     let settings = match started.interrupt.or(load).await.map_err(stopped)?? {
-        Loaded::One(settings) => *settings,
-        Loaded::Cells(request, cells) => {
+        Loaded::One(settings) => within_matrix(*settings, &args.matrix),
+        Loaded::Matrix(request, cells, limit) => {
             let words = cell_words("run", args.manifest.manifest.as_deref(), &request, &args.job, &selection);
-            let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
+            let jobs = args.matrix.jobs;
+            let run = MatrixRun { cells, limit, words, jobs, selection, output: args.job.output };
             return Box::pin(matrix::run(run, started, environment)).await;
         }
     };
@@ -70,31 +71,45 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
         Ok::<_, Error>((settings, selection))
     };
     let (settings, selection) = match started.interrupt.or(load).await.map_err(stopped)?? {
-        (Loaded::One(settings), selection) => (*settings, selection),
-        (Loaded::Cells(request, cells), selection) => {
+        (Loaded::One(settings), selection) => (within_matrix(*settings, &args.matrix), selection),
+        (Loaded::Matrix(request, cells, limit), selection) => {
             // Its stages are those of the command.
             let words = cell_words("check", None, &request, &args.job, &Selection::default());
-            let run = MatrixRun { cells, words, jobs: args.matrix.jobs, selection, output: args.job.output };
+            let jobs = args.matrix.jobs;
+            let run = MatrixRun { cells, limit, words, jobs, selection, output: args.job.output };
             return Box::pin(matrix::run(run, started, environment)).await;
         }
     };
     job(&settings, &selection, started, args.job.output, environment).await
 }
 
-/// The job of a manifest, or the cells of its matrix.
+/// The job of a manifest, or the cells of its matrix and their time limit.
 enum Loaded {
     One(Box<Settings>),
-    Cells(Box<Request>, Vec<(Cell, Settings)>),
+    Matrix(Box<Request>, Vec<(Cell, Settings)>, Option<Duration>),
 }
 
 async fn loaded(request: &Request, environment: &AgentEnvironment) -> Result<Loaded> {
-    if let Some(cells) = matrix_cells(request, environment).await? {
+    if let Some(Matrix { cells, limit }) = matrix(request, environment).await? {
         let cells = load_cells(cells, request, environment).await?;
-        return Ok(Loaded::Cells(Box::new(request.clone()), cells));
+        return Ok(Loaded::Matrix(Box::new(request.clone()), cells, limit));
     }
     let settings = load_request(request, environment).await?;
     reject_floating_cell(&settings, environment)?;
     Ok(Loaded::One(Box::new(settings)))
+}
+
+/// The settings of a cell that a matrix runs: its time limit is what the matrix has left, and the matrix posts its result.
+fn within_matrix(mut settings: Settings, args: &MatrixArgs) -> Settings {
+    if let Some(left) = args.time_left.filter(|left| *left < settings.limits.job) {
+        let shown = humantime::format_duration(Duration::from_secs(left.as_secs()));
+        settings.notices.push(format!("[matrix] limit leaves {shown} for this cell, less than [limits] job"));
+        settings.limits.job = left;
+    }
+    if let Some(github) = settings.github.as_mut().filter(|_| args.no_posts) {
+        github.report.clear();
+    }
+    settings
 }
 
 /// Adds the pins of the command line to the request.

@@ -3,19 +3,19 @@
 use agent_types::error::{Error, Result};
 
 use super::include;
-use super::matrix::{self, Cell};
+use super::matrix::{self, Cell, Matrix};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::request::Request;
 use super::tree::Node;
 use super::{flags, structure};
 
-/// The cells of a manifest's tree, in which flags may change the matrix. `None`, if it has no matrix.
-pub fn of_tree(tree: &Node, request: &Request, problems: &mut Problems) -> Option<Vec<Cell>> {
+/// The matrix of a manifest's tree; flags may change it.
+pub fn of_tree(tree: &Node, request: &Request, problems: &mut Problems) -> Option<Matrix> {
     let mut tree = tree.clone();
     // What is wrong with the flags is reported when they are applied to the cells.
     flags::apply(&mut tree, &request.set, &mut Problems::default());
-    tree.child(matrix::KEY).map(|matrix| matrix::cells(matrix, problems))
+    tree.child(matrix::KEY).map(|matrix| matrix::read(matrix, problems))
 }
 
 /// The cell that the request names; `None` for a manifest without a matrix.
@@ -24,7 +24,7 @@ pub fn of_tree(tree: &Node, request: &Request, problems: &mut Problems) -> Optio
 /// Usage, if there is no such cell, or if it names none of several.
 pub fn of_request(tree: &Node, request: &Request, problems: &mut Problems) -> Result<Option<Cell>> {
     let mut found = Problems::default();
-    let cells = of_tree(tree, request, &mut found);
+    let cells = of_tree(tree, request, &mut found).map(|matrix| matrix.cells);
     let is_valid = found.is_empty();
     problems.append(found);
     match (cells, &request.cell) {

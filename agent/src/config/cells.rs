@@ -8,19 +8,19 @@ use super::cell;
 use super::environment::AgentEnvironment;
 use super::include;
 use super::load;
-use super::matrix::Cell;
+use super::matrix::{Cell, Matrix};
 use super::paths;
 use super::problem::Problems;
 use super::request::Request;
 use super::settings::Settings;
 use super::whole_manifest;
 
-/// The cells of the request's manifest; `None`, if it has no matrix. Fetches nothing: a matrix is in the manifest, or in a
+/// The matrix of the request's manifest; `None`, if it has none. Fetches nothing: a matrix is in the manifest, or in a
 /// file of the checkout that it includes.
 ///
 /// # Errors
 /// Usage, if the manifest cannot be read, or with all problems of the matrix.
-pub fn cells(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Option<Vec<Cell>>> {
+pub fn load_matrix(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Option<Matrix>> {
     if request.definition.is_some() || request.definition_files().is_some() {
         return Ok(None);
     }
@@ -32,8 +32,8 @@ pub fn cells(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Op
     };
     let included = include::read(top, &project_root, &[], &mut Problems::default());
     let mut problems = Problems::default();
-    let cells = cell::of_tree(&included.tree, request, &mut problems);
-    if problems.is_empty() { Ok(cells) } else { Err(problems.into()) }
+    let matrix = cell::of_tree(&included.tree, request, &mut problems);
+    if problems.is_empty() { Ok(matrix) } else { Err(problems.into()) }
 }
 
 /// The settings of all cells, in their order.

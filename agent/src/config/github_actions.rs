@@ -16,6 +16,9 @@ use super::variables::{Typed, Variables};
 /// The variable that names the directory with the checkouts of the run.
 pub const WORKSPACE: &str = "GITHUB_WORKSPACE";
 
+/// The variable that names the file of the job summary.
+pub const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
+
 /// Bytes of an event. GitHub delivers at most 25 MB.
 const EVENT_LIMIT: u64 = 32 << 20;
 
@@ -114,7 +117,7 @@ impl GitHubActions {
                 .iter()
                 .any(|name| variables.text(name).is_some()),
             base_branch: typed.read("GITHUB_BASE_REF", branch),
-            step_summary: variables.path("GITHUB_STEP_SUMMARY"),
+            step_summary: variables.path(STEP_SUMMARY),
         })
     }
 

@@ -65,7 +65,7 @@ mod whole_manifest;
 
 pub use address::git as parse_git_address;
 pub use bitbake_variables::name_of_variable;
-pub use cells::{cells, without_problems};
+pub use cells::{load_matrix, without_problems};
 pub use change::{BaseOfChange, ChangeBase, NO_BASE};
 pub use change_base::change_base;
 pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
@@ -76,13 +76,13 @@ pub use definition::{
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, CACHE as CACHE_VARIABLE, LOG_VARIABLE, whole as whole_environment};
 pub use explain::{Explanation, explain};
-pub use github_actions::{GitHubActions, WorkflowRun};
+pub use github_actions::{GitHubActions, STEP_SUMMARY, WorkflowRun};
 pub use included_repo::IncludedRepo;
 pub use lab::{lab_schema, load_lab};
 pub use load::{commit_to_confirm, is_trusted, load, load_or_problems, source_trust};
 pub use lock_file::lock_path;
 pub use manifest::{FILE_NAME, schema};
-pub use matrix::Cell;
+pub use matrix::{Cell, Matrix};
 pub use patches::texts as patch_texts;
 pub use paths::{is_text, out_dir, shared_caches, work_dir, work_tree};
 pub use price_table::{MachineShape, job_prices};

@@ -1,10 +1,17 @@
 //! The disk space that a job takes: measured, stored in the work directory, and compared with what is free before the next
 //! job of the same kind.
+//!
+//! A job measures by how much the free space shrinks. Jobs that run at the same time, such as the cells of a matrix, would
+//! count each other: they measure by how much their build directories grow.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
 
 use crate::config::Settings;
 use crate::doctor::{PRUNE, SPACE_TO_CHECK};
@@ -21,6 +28,9 @@ const NAME: &str = "disk-use.json";
 /// The maximum size of this file.
 const SIZE_LIMIT: u64 = 4096;
 
+/// How long a job may count the files of its build directory. A million takes some seconds.
+const MEASURING: Duration = Duration::from_secs(20);
+
 /// Bytes that the last jobs took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Measured {
@@ -28,6 +38,9 @@ struct Measured {
     fresh: Option<u64>,
     /// By a job that continued in the build directory of an earlier one.
     continued: Option<u64>,
+    /// The size of the build directory after the last job, if that job measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    build_directory: Option<u64>,
 }
 
 /// The build directory at the start of the job.
@@ -43,7 +56,10 @@ enum Start {
 #[derive(Clone, Debug)]
 pub struct DiskUse {
     work: PathBuf,
+    build: PathBuf,
     builds: bool,
+    /// Other jobs use the disk at the same time.
+    is_shared: bool,
     start: Start,
     /// When the job began.
     free: Option<u64>,
@@ -57,6 +73,7 @@ impl DiskUse {
         let text = read::whole(&work.join(NAME), SIZE_LIMIT).ok();
         DiskUse {
             builds: builds(settings),
+            is_shared: settings.machine_share > 1,
             start: match (build.exists(), settings.build.fresh) {
                 (false, _) => Start::Missing,
                 (true, false) => Start::Continued,
@@ -65,25 +82,43 @@ impl DiskUse {
             free: free_bytes(&work),
             measured: text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default(),
             work,
+            build,
         }
     }
 
     /// Why the job may not fit on the disk, with a hint. If a build was never measured, configure compares the free space
     /// with what an image takes.
     pub fn warning(&self) -> Option<(String, String)> {
-        let earlier = |measured: Option<u64>| Some((measured?, "an earlier one took as much"));
-        let (needed, why) = match self.start {
-            Start::Missing if self.measured.fresh.is_none() && !self.builds => {
-                (SPACE_TO_CHECK, "a check takes as much")
-            }
-            Start::Missing => earlier(self.measured.fresh)?,
-            Start::Continued => earlier(self.measured.continued)?,
-            Start::Emptied => return None,
-        };
+        let (needed, why) = self.needed()?;
         let free = self.free.filter(|free| *free < needed)?;
         let (free, needed, work) = (bytes(free), bytes(needed), self.work.display());
         let message = format!("{free} are free in {work}, and this job needs about {needed}: {why}");
-        Some((message, format!("{PRUNE} frees space; or use another disk with --work-dir")))
+        Some((message, hint()))
+    }
+
+    /// The same for jobs that run one after another or in parallel on one disk, and that keep their build directories.
+    pub fn warning_of_all(all: &[DiskUse]) -> Option<(String, String)> {
+        let needs: Vec<u64> = all.iter().filter_map(|one| Some(one.needed()?.0)).collect();
+        let needed: u64 = needs.iter().sum();
+        let first = all.first()?;
+        let free = first.free.filter(|free| *free < needed && needs.len() > 1)?;
+        let work = first.work.parent().unwrap_or(&first.work);
+        let (free, needed, work) = (bytes(free), bytes(needed), work.display());
+        let message = format!("{free} are free in {work}, and {} jobs need about {needed}", needs.len());
+        Some((message, hint()))
+    }
+
+    /// What the job probably takes, and why.
+    fn needed(&self) -> Option<(u64, &'static str)> {
+        let earlier = |measured: Option<u64>| Some((measured?, "an earlier one took as much"));
+        match self.start {
+            Start::Missing if self.measured.fresh.is_none() && !self.builds => {
+                Some((SPACE_TO_CHECK, "a check takes as much"))
+            }
+            Start::Missing => earlier(self.measured.fresh),
+            Start::Continued => earlier(self.measured.continued),
+            Start::Emptied => None,
+        }
     }
 
     /// Stores what the job took. `passed`: a job that stopped early took less than the next one.
@@ -91,21 +126,60 @@ impl DiskUse {
     /// # Errors
     /// If the file cannot be written.
     pub fn store(mut self, passed: bool) -> Result<()> {
-        let now = free_bytes(&self.work);
-        let Some(taken) = self.free.zip(now).map(|(before, now)| before.saturating_sub(now)) else {
-            return Ok(());
-        };
+        let taken = self.taken(passed);
         let last = match self.start {
-            Start::Missing => &mut self.measured.fresh,
-            Start::Continued => &mut self.measured.continued,
-            Start::Emptied => return Ok(()),
+            Start::Missing => Some(&mut self.measured.fresh),
+            Start::Continued => Some(&mut self.measured.continued),
+            // The free space does not tell it.
+            Start::Emptied => Some(&mut self.measured.fresh).filter(|_| self.is_shared),
         };
-        if !passed && last.is_none_or(|last| taken < last) {
-            return Ok(());
+        if let Some((taken, last)) = taken.zip(last)
+            && (passed || last.is_some_and(|last| taken >= last))
+        {
+            *last = Some(taken);
         }
-        *last = Some(taken);
         write(&self.work, &self.measured)
     }
+
+    /// What the job took. The size of the build directory that the last job left is replaced.
+    fn taken(&mut self, passed: bool) -> Option<u64> {
+        let before = self.measured.build_directory.take();
+        if !self.is_shared {
+            let now = free_bytes(&self.work);
+            return self.free.zip(now).map(|(before, now)| before.saturating_sub(now));
+        }
+        // To measure it takes time, and a job that failed took less.
+        let now = passed.then(|| size_of_tree(&self.build, MEASURING)).flatten()?;
+        self.measured.build_directory = Some(now);
+        match self.start {
+            Start::Missing | Start::Emptied => Some(now),
+            Start::Continued => before.map(|before| now.saturating_sub(before)),
+        }
+    }
+}
+
+fn hint() -> String {
+    format!("{PRUNE} frees space; or use another disk with --work-dir")
+}
+
+/// The bytes that the files below a directory take on the disk; `None`, if to count them takes too long. Blocks.
+fn size_of_tree(top: &Path, limit: Duration) -> Option<u64> {
+    let began = Instant::now();
+    let mut linked = HashSet::new();
+    let mut taken: u64 = 0;
+    for entry in WalkDir::new(top).same_file_system(true) {
+        if began.elapsed() > limit {
+            return None;
+        }
+        // What vanishes meanwhile takes nothing.
+        let Some(found) = entry.ok().and_then(|entry| entry.metadata().ok()) else { continue };
+        let has_links = !found.is_dir() && found.nlink() > 1;
+        if !has_links || linked.insert((found.dev(), found.ino())) {
+            // The unit is 512 bytes on every file system.
+            taken = taken.saturating_add(found.blocks().saturating_mul(512));
+        }
+    }
+    Some(taken)
 }
 
 fn write(work: &Path, measured: &Measured) -> Result<()> {
@@ -124,8 +198,9 @@ mod tests {
 
     fn disk_use(builds: bool, start: Start, measured: [Option<u64>; 2]) -> DiskUse {
         let [fresh, continued] = measured.map(|gb| gb.map(|gb| gb * GB));
-        let measured = Measured { fresh, continued };
-        DiskUse { work: "/w".into(), builds, start, free: Some(10 * GB), measured }
+        let measured = Measured { fresh, continued, build_directory: None };
+        let (work, build) = ("/w/job".into(), "/w/job/build".into());
+        DiskUse { work, build, builds, is_shared: false, start, free: Some(10 * GB), measured }
     }
 
     #[test]
@@ -157,6 +232,57 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn all_jobs_together_may_not_fit() {
+        let small = || disk_use(true, Start::Missing, [Some(4), None]);
+        let unknown = || disk_use(true, Start::Missing, [None, None]);
+        for (all, wanted) in [
+            (vec![], None),
+            (vec![small(), unknown(), small()], None),
+            (vec![disk_use(true, Start::Missing, [Some(40), None]), unknown()], None),
+            (vec![small(), small(), small()], Some("9.3 GiB are free in /w, and 3 jobs need about 11.2 GiB")),
+        ] {
+            assert_eq!(DiskUse::warning_of_all(&all).map(|(message, _)| message).as_deref(), wanted);
+        }
+    }
+
+    #[test]
+    fn jobs_at_the_same_time_measure_their_own_build_directories() {
+        let work = tempfile::tempdir().unwrap();
+        let build = work.path().join("build");
+        fs::create_dir(&build).unwrap();
+        let file = |name: &str, mib: usize| fs::write(build.join(name), vec![1; mib << 20]).unwrap();
+        let store = |start: Start, passed: bool, is_shared: bool| {
+            let measured = read::whole(&work.path().join(NAME), SIZE_LIMIT).ok();
+            let measured = measured.map(|text| serde_json::from_slice(&text).unwrap()).unwrap_or_default();
+            // The others have used everything.
+            let free = Some(u64::MAX);
+            let one = disk_use(true, start, [None, None]);
+            let one =
+                DiskUse { work: work.path().into(), build: build.clone(), is_shared, free, measured, ..one };
+            one.store(passed).unwrap();
+            let stored = read::whole(&work.path().join(NAME), SIZE_LIMIT).unwrap();
+            let stored: Measured = serde_json::from_slice(&stored).unwrap();
+            let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes >> 20);
+            (mib(stored.fresh), mib(stored.continued))
+        };
+        file("a", 8);
+        fs::hard_link(build.join("a"), build.join("b")).unwrap();
+        assert_eq!(store(Start::Missing, true, true), (Some(8), None), "hard links count once");
+        file("c", 4);
+        assert_eq!(store(Start::Continued, true, true), (Some(8), Some(4)));
+        // The next job does not know what a failed one left.
+        file("d", 2);
+        assert_eq!(store(Start::Continued, false, true), (Some(8), Some(4)));
+        file("e", 1);
+        assert_eq!(store(Start::Continued, true, true), (Some(8), Some(4)));
+        assert_eq!(store(Start::Emptied, true, true), (Some(15), Some(4)));
+        assert_eq!(size_of_tree(&build, Duration::ZERO), None);
+        // A job alone measures by the free space.
+        let (fresh, _) = store(Start::Missing, true, false);
+        assert!(fresh > Some(1 << 20));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod test_stage;
 
 pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;
+pub use disk_use::DiskUse;
 pub use flight_recorder::{FlightRecorder, LastAttempt};
 pub use local_caches::{CacheLease, claim_caches};
 pub use plan::{Plan, Selection, Step};

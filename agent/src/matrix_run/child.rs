@@ -64,21 +64,23 @@ impl LineHandler for Status {
 
 impl CellChild {
     /// How long a stop may take. A quarter of it lies between the first signal and the second, which would cut the child's
-    /// own grace.
+    /// own grace; and as long may its reports take after a second signal to the job.
     pub fn stop_time(&self) -> Duration {
         (self.grace + REPORTS) * 6
     }
 
-    /// Runs it to its end. Its whole output is in the log `cell-ID.log`.
+    /// Runs it to its end. Its whole output is in the log `cell-ID.log`. `left`: the time that the matrix has left.
     ///
     /// # Errors
     /// If it could not be started, or not ended.
-    pub async fn run(&self, runner: &Runner) -> Result<CommandOutcome> {
+    pub async fn run(&self, left: Option<Duration>, runner: &Runner) -> Result<CommandOutcome> {
         let mut words = self.argv.iter().cloned();
         let program = words.next().ok_or_else(|| Error::internal("a cell without a program"))?;
         let mut command = Command::new(program, &self.cwd, format!("cell-{}", self.id))
             .args(words)
+            .args(left.map(|left| format!("--time-left={}ms", left.as_millis().max(1))))
             .status(format!("cell {}", self.id));
+        command.is_agent = true;
         for (name, value) in &self.environment {
             command.environment.set(name, value);
         }
@@ -86,7 +88,8 @@ impl CellChild {
             command.stdin = Some(Arc::new(self.pipe()?));
         }
         // The child has its own limits; this one is for a child that hangs.
-        command.timeout = Some(self.limit.saturating_add(self.stop_time()));
+        let limit = left.map_or(self.limit, |left| left.min(self.limit));
+        command.timeout = Some(limit.saturating_add(self.stop_time()));
         command.stall = Some(Duration::MAX);
         let runner = Runner { grace: self.stop_time(), ..runner.clone() };
         runner.run(command, &mut self.status.clone()).await

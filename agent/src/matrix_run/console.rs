@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use agent_process::{CommandOutcome, ExitReason};
-use agent_types::error::Result;
+use agent_process::{CommandOutcome, ExitReason, Interrupted};
+use agent_types::outcome::ExitStatus;
 
 use super::child::{CellChild, Status};
+use super::schedule::CellEnd;
 use crate::report::{Style, duration};
 
 /// The interval between lines about a running cell.
@@ -86,7 +87,16 @@ impl Console {
         }
     }
 
-    pub fn ended(&mut self, index: usize, end: Option<&Result<CommandOutcome>>) {
+    /// A signal has come.
+    pub fn stopping(&self, signal: &str) {
+        if self.kind != ConsoleKind::Json {
+            self.line(&format!(
+                "{signal}: the cells stop and save their reports; a second signal stops them at once"
+            ));
+        }
+    }
+
+    pub fn ended(&mut self, index: usize, end: &CellEnd) {
         self.ended += 1;
         let id = self.cells[index].0.clone();
         let running = self.running.remove(&index);
@@ -98,7 +108,7 @@ impl Console {
         let took = running.map(|running| duration(running.since.elapsed().as_secs_f64()));
         if self.kind == ConsoleKind::Json {
             let code = match end {
-                Some(Ok(CommandOutcome { end: ExitReason::Exited(code), .. })) => Some(*code),
+                CellEnd::Ended(Ok(CommandOutcome { end: ExitReason::Exited(code), .. })) => Some(*code),
                 _ => None,
             };
             return self
@@ -147,13 +157,17 @@ impl Console {
 }
 
 /// How a cell ended, and whether it passed.
-fn word(end: Option<&Result<CommandOutcome>>) -> (String, bool) {
+fn word(end: &CellEnd) -> (String, bool) {
     match end {
-        None => ("not started".into(), false),
-        Some(Err(error)) => (format!("lost: {}", error.message), false),
-        Some(Ok(outcome)) => match outcome.end {
+        CellEnd::NotStarted(Interrupted::Cancelled) => ("not started".into(), false),
+        CellEnd::NotStarted(Interrupted::OutOfTime) => ("not started, out of time".into(), false),
+        CellEnd::Ended(Err(error)) => (format!("lost: {}", error.message), false),
+        CellEnd::Ended(Ok(outcome)) => match outcome.end {
             ExitReason::Exited(0) => ("passed".into(), true),
             ExitReason::Exited(1) => ("failed".into(), false),
+            ExitReason::Exited(code) if code == i32::from(ExitStatus::OutOfTime.code()) => {
+                ("out of time".into(), false)
+            }
             ref other => (format!("ended with {other}"), false),
         },
     }

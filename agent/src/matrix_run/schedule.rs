@@ -1,11 +1,11 @@
-//! Runs all cells, with a limit for those that run in parallel.
+//! Runs all cells, with a limit for those that run in parallel, and a time limit for all of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use agent_process::{CommandOutcome, Runner};
+use agent_process::{CommandOutcome, Interrupted, Runner};
 use agent_types::error::Result;
 
 use super::child::CellChild;
@@ -14,51 +14,74 @@ use super::console::Console;
 /// The interval between updates of the console.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How a cell ended.
+#[derive(Clone, Debug)]
+pub enum CellEnd {
+    /// It did not start, because of a stop.
+    NotStarted(Interrupted),
+    /// `Err`: its process could not be started, or not ended.
+    Ended(Result<CommandOutcome>),
+}
+
 /// The start or the end of a cell, by its index.
 enum CellEvent {
     Started(usize),
-    Ended(usize, Option<Result<CommandOutcome>>),
+    Ended(usize, CellEnd),
 }
 
-/// Runs the cells to their ends, in their order; `None` for those that did not start because of a stop. A cell that fails does not
-/// stop the others.
+/// Runs the cells to their ends, in their order. A cell that fails does not stop the others. After the `deadline` no cell
+/// starts; one that starts earlier has the time that is left as its limit.
 pub async fn run_all(
     cells: &[CellChild],
     parallel: usize,
+    deadline: Option<Instant>,
     runner: &Runner,
     console: &mut Console,
-) -> Vec<Option<Result<CommandOutcome>>> {
+) -> Vec<CellEnd> {
     let (events, mut received) = mpsc::unbounded_channel();
     let work = stream::iter(cells.iter().enumerate()).for_each_concurrent(parallel, |(index, cell)| {
         let events = events.clone();
         async move {
-            // The receiver is there until all cells have ended.
-            if runner.interrupt.state().is_some() {
-                let _ = events.send(CellEvent::Ended(index, None));
-                return;
-            }
-            let _ = events.send(CellEvent::Started(index));
-            let end = cell.run(runner).await;
-            let _ = events.send(CellEvent::Ended(index, Some(end)));
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let out_of_time = left.is_some_and(|left| left.is_zero()).then_some(Interrupted::OutOfTime);
+            let end = match runner.interrupt.state().or(out_of_time) {
+                Some(why) => CellEnd::NotStarted(why),
+                None => {
+                    // The receiver is there until all cells have ended.
+                    let _ = events.send(CellEvent::Started(index));
+                    CellEnd::Ended(cell.run(left, runner).await)
+                }
+            };
+            let _ = events.send(CellEvent::Ended(index, end));
         }
     });
     let mut work = std::pin::pin!(work);
-    let mut ends: Vec<Option<Result<CommandOutcome>>> = cells.iter().map(|_| None).collect();
+    let stop = async {
+        runner.interrupt.cancelled().await;
+        runner.interrupt.signal_name().unwrap_or("cancelled")
+    };
+    let mut stop = std::pin::pin!(stop);
+    let mut ends: Vec<Option<CellEnd>> = cells.iter().map(|_| None).collect();
     let mut tick = tokio::time::interval(TICK);
-    let mut is_over = false;
+    let (mut is_over, mut is_stopping) = (false, false);
     while !is_over || !received.is_empty() {
         tokio::select! {
             biased;
             Some(event) = received.recv() => match event {
                 CellEvent::Started(index) => console.started(index),
                 CellEvent::Ended(index, end) => {
-                    console.ended(index, end.as_ref());
-                    ends[index] = end;
+                    console.ended(index, &end);
+                    ends[index] = Some(end);
                 }
             },
+            signal = &mut stop, if !is_stopping => {
+                is_stopping = true;
+                console.stopping(signal);
+            }
             () = &mut work, if !is_over => is_over = true,
             _ = tick.tick() => console.tick(),
         }
     }
-    ends
+    // Each cell has told its end.
+    ends.into_iter().map(|end| end.unwrap_or(CellEnd::NotStarted(Interrupted::Cancelled))).collect()
 }

@@ -2,37 +2,32 @@
 
 use std::path::Path;
 
-use agent_process::{CommandOutcome, ExitReason};
+use agent_process::{CommandOutcome, ExitReason, Interrupted};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::JobIdentity;
-use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
 
+use super::schedule::CellEnd;
 use crate::report::{self, Summary};
 
 /// The result of a cell. A cell whose result is missing, incomplete or contradicted by its end is an error, never passed.
-/// `job`: its identity; `out`: the directory of its reports; `end`: `None` if it was not started.
-pub fn of_cell(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>>) -> Summary {
-    checked_result(job, out, end).unwrap_or_else(|error| without_result(job, error))
-}
-
-/// The result of a cell that has none: an error, or cancelled.
-fn without_result(job: &JobIdentity, error: Error) -> Summary {
-    let why = sanitize_line(&error.message).into_owned();
-    let outcome = match error.class {
-        Class::Cancelled => Outcome::Cancelled(why),
-        _ => Outcome::NotRun(why),
-    };
-    Summary { outcome, ..report::without_run(job.clone(), error) }
+/// `job`: its identity; `out`: the directory of its reports.
+pub fn of_cell(job: &JobIdentity, out: &Path, end: &CellEnd) -> Summary {
+    checked_result(job, out, end).unwrap_or_else(|error| {
+        let message = sanitize_line(&error.message).into_owned();
+        report::without_run(job.clone(), Error { message, ..error })
+    })
 }
 
 /// The result of a cell, if the end of its process agrees with it; else why it has none.
-fn checked_result(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutcome>>) -> Result<Summary> {
+fn checked_result(job: &JobIdentity, out: &Path, end: &CellEnd) -> Result<Summary> {
     let cancelled = |why: &str| Error::new(Class::Cancelled, why);
     let outcome = match end {
-        None => return Err(cancelled("it was not started")),
-        Some(Err(error)) => return Err(error.clone()),
-        Some(Ok(outcome)) => outcome,
+        CellEnd::NotStarted(Interrupted::Cancelled) => return Err(cancelled("it was not started")),
+        CellEnd::NotStarted(Interrupted::OutOfTime) => return Err(out_of_time()),
+        CellEnd::Ended(Err(error)) => return Err(error.clone()),
+        CellEnd::Ended(Ok(outcome)) => outcome,
     };
     let read = report::read_result(&out.join("result.json")).and_then(report::recheck_result);
     let summary = match read {
@@ -61,11 +56,18 @@ fn checked_result(job: &JobIdentity, out: &Path, end: Option<&Result<CommandOutc
         );
         // A stopped cell may have written its reports before.
         return match summary.exit {
+            // The stop came in its last moment.
+            ExitStatus::Passed if outcome.end == ExitReason::Cancelled => Err(cancelled("it was cancelled")),
             ExitStatus::Passed => Err(Error::internal(message)),
             _ => Ok(summary),
         };
     }
     Ok(summary)
+}
+
+fn out_of_time() -> Error {
+    Error::new(Class::OutOfTime, "it was not started: [matrix] limit is over")
+        .hint("raise [matrix] limit, or run the cell alone: build-agent run --cell ID")
 }
 
 fn without_report(outcome: &CommandOutcome, out: &Path) -> Error {
@@ -95,12 +97,20 @@ fn printed_error(outcome: &CommandOutcome) -> Error {
 mod tests {
     use std::time::Duration;
 
+    use agent_types::outcome::Outcome;
+
     use super::*;
     use crate::report::sample::{passed, passing_job, reduce};
 
-    fn ended(end: ExitReason) -> Option<Result<CommandOutcome>> {
+    fn ended(end: ExitReason) -> CellEnd {
         let tail = vec!["error: m.toml:1:1: is wrong".to_owned(), "  hint: x".to_owned()];
-        Some(Ok(CommandOutcome { end, log: "/log".into(), bytes: 0, elapsed: Duration::ZERO, tail }))
+        CellEnd::Ended(Ok(CommandOutcome {
+            end,
+            log: "/log".into(),
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            tail,
+        }))
     }
 
     #[test]
@@ -121,23 +131,28 @@ mod tests {
             (Some(&incomplete), &good.job, ended(ExitReason::Cancelled), ExitStatus::Cancelled),
             (None, &good.job, exited(2), ExitStatus::Usage),
             (None, &good.job, exited(3), ExitStatus::Machine),
-            (None, &good.job, None, ExitStatus::Cancelled),
-            (None, &good.job, Some(Err(Error::machine("no fork"))), ExitStatus::Machine),
+            (Some(&good), &good.job, ended(ExitReason::Cancelled), ExitStatus::Cancelled),
+            (None, &good.job, CellEnd::NotStarted(Interrupted::Cancelled), ExitStatus::Cancelled),
+            (None, &good.job, CellEnd::NotStarted(Interrupted::OutOfTime), ExitStatus::OutOfTime),
+            (None, &good.job, CellEnd::Ended(Err(Error::machine("no fork"))), ExitStatus::Machine),
         ] {
             match written {
                 Some(summary) => report::write_result(summary, place.path()).unwrap(),
                 None => drop(fs_err::remove_file(place.path().join("result.json"))),
             }
-            let found = of_cell(job, place.path(), end.as_ref());
+            let found = of_cell(job, place.path(), &end);
             assert_eq!(found.exit, wanted, "{end:?}: {found:?}");
             assert!(found.complete && found.job.cell == job.cell, "{found:?}");
+            let is_cancelled = matches!(found.outcome, Outcome::Cancelled(_));
+            assert_eq!(is_cancelled, wanted == ExitStatus::Cancelled, "{found:?}");
+            report::recheck_result(found).unwrap();
         }
     }
 
     #[test]
     fn a_missing_result_is_never_green() {
         let place = tempfile::tempdir().unwrap();
-        let found = of_cell(&JobIdentity::default(), place.path(), ended(ExitReason::Exited(0)).as_ref());
+        let found = of_cell(&JobIdentity::default(), place.path(), &ended(ExitReason::Exited(0)));
         assert_ne!(found.exit, ExitStatus::Passed);
     }
 }

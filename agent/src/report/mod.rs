@@ -52,13 +52,13 @@ pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::{write as write_junit, write_all as write_merged_junit};
 pub use metrics::{Dimensions, Metrics};
-pub use output::{AGENT_LOG, CELLS, begin, begin_log, begin_merged, prepare_out, write_all};
+pub use output::{AGENT_LOG, CELL_PINS, CELLS, begin, begin_log, begin_merged, prepare_out, write_all};
 pub use output_file::replace;
 pub use page::write_all as write_pages;
 pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
-pub use reports::{Report, Reports};
+pub use reports::{NotMade, Report, Reports, make as make_reports};
 pub use reproduce::{Checkout, ReproducePlan};
 pub use result::{
     parse as parse_result, read as read_result, render as render_result, write as write_result,

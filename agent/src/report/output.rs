@@ -47,6 +47,9 @@ pub fn begin(out: &Path) -> Result<EventsFile> {
 /// The directory with the reports of the cells of a matrix, below the output directory.
 pub const CELLS: &str = "cells";
 
+/// The commits of all cells of a matrix, in the output directory.
+pub const CELL_PINS: &str = "cells/build-agent.lock";
+
 /// Begins the reports of a matrix or of a batch: removes those of an earlier run.
 ///
 /// # Errors

@@ -19,7 +19,7 @@
 //! error, so that nobody waits for a report that is not there.
 
 use agent_types::base_result::FailOn;
-use agent_types::error::Error;
+use agent_types::error::{Class, Error};
 use agent_types::events::Level;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -57,6 +57,7 @@ pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
         (Some((stage, outcome)), _) if !outcome.is_success() => {
             outcome.map_reason(|why| format!("{stage}: {why}"))
         }
+        (_, Some(error)) if error.class == Class::Cancelled => Outcome::Cancelled(error.message.clone()),
         (_, Some(error)) => Outcome::NotRun(error.message.clone()),
         (Some((_, outcome)), None) => outcome.clone(),
         // The guard calls it an error that nothing ran, so there is always one above.

@@ -39,7 +39,7 @@ fn assert_both_passed(fixture: &Fixture) -> Vec<Value> {
 fn the_layers_of_two_releases_are_those_of_their_branches() {
     let test = "the_layers_of_two_releases_are_those_of_their_branches";
     let Some(fixture) = fixture(test) else { return };
-    fixture.call(&["run", "--set", "check.yocto_check_layer=false"]).assert_code(&[0]);
+    fixture.call(&["run", "--jobs", "2", "--set", "check.yocto_check_layer=false"]).assert_code(&[0]);
     let jobs = assert_both_passed(&fixture);
     let commit = |job: &Value| job["repos"][0]["commit"].as_str().unwrap().to_owned();
     assert_ne!(commit(&jobs[0]), commit(&jobs[1]));

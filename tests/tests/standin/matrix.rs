@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use build_agent_tests::{Ran, Running, Sandbox, commit, git, json};
+use build_agent_tests::{GitHubServer, Ran, Running, Sandbox, commit, git, github, json};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -259,4 +259,106 @@ fn a_signal_cancels_all_cells() {
     let outcomes = outcomes(&sandbox);
     assert!(outcomes.iter().all(|(_, outcome)| outcome == "cancelled"), "{outcomes:?}");
     sandbox.assert_nothing_runs();
+}
+
+/// The reports that a matrix has left of the cells that a stop reached, and of those that it did not.
+fn assert_all_are_reported(sandbox: &Sandbox, code: i32, outcome: &str) {
+    let result = sandbox.result();
+    assert_eq!((&result["exit_code"], &result["complete"]), (&Value::from(code), &Value::from(true)));
+    assert_eq!(result["units"].as_array().unwrap().len(), 3, "{result}");
+    let again = sandbox.call(["report", "--format=text", &sandbox.out().display().to_string()]);
+    again.assert_code(&[code]);
+    for id in CELLS {
+        again.assert_says(&[&format!("cell {id}")]);
+    }
+    let started = json(&cell(sandbox, "scarthgap_qemux86_64").join("result.json"));
+    assert_eq!(started["outcome"], outcome, "{started}");
+    assert_eq!(started["complete"], true);
+    sandbox.assert_nothing_runs();
+}
+
+/// The timeout of the harness is shorter than the grace.
+#[test]
+fn after_a_second_signal_each_cell_still_has_its_reports() {
+    let Some(sandbox) = sandbox("after_a_second_signal_each_cell_still_has_its_reports") else { return };
+    sandbox.change_manifest("grace = \"2s\"", "grace = \"1h\"");
+    sandbox.change_manifest("job = \"5m\"", "job = \"2h\"");
+    commit(&sandbox.layer(), "A long grace");
+    for branch in ["kirkstone", "scarthgap"] {
+        behaviour(&sandbox, branch, "yocto-check-layer stubborn");
+    }
+    let mut command = sandbox.run_command();
+    command.args(["--jobs", "2"]);
+    let mut running = sandbox.start(command);
+    wait_for_hanging(&sandbox, &mut running, "scarthgap_qemux86_64");
+    wait_for_hanging(&sandbox, &mut running, "kirkstone_qemuarm");
+    running.signal(Signal::SIGINT);
+    let log = sandbox.out().join("logs/cell-kirkstone_qemuarm.log");
+    running.wait_until("the cell has the first signal", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("SIGINT: stopping"))
+    });
+    running.signal(Signal::SIGINT);
+    let ran = running.wait();
+    ran.assert_code(&[130]);
+    ran.assert_says(&["SIGINT: the cells stop and save their reports", "CANCELLED  0 of 3 cells passed"]);
+    let log = std::fs::read_to_string(sandbox.out().join("logs/cell-scarthgap_qemux86_64.log")).unwrap();
+    assert!(log.contains("a second signal: stopping at once"), "{log}");
+    assert_all_are_reported(&sandbox, 130, "cancelled");
+}
+
+#[test]
+fn the_limit_of_the_matrix_stops_what_runs_and_starts_no_other_cell() {
+    let test = "the_limit_of_the_matrix_stops_what_runs_and_starts_no_other_cell";
+    let Some(sandbox) = sandbox(test) else { return };
+    behaviour(&sandbox, "scarthgap", "yocto-check-layer hang");
+    let mut command = sandbox.run_command();
+    command.args(["--set", "matrix.limit=12s"]);
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[5]);
+    ran.assert_says(&[
+        "scarthgap_qemux86_64: out of time",
+        "kirkstone_qemuarm: not started, out of time",
+        "it was not started: [matrix] limit is over",
+    ]);
+    let outcomes: Vec<String> = outcomes(&sandbox).into_iter().map(|(_, outcome)| outcome).collect();
+    assert_eq!(outcomes, ["timed-out", "not-run", "not-run"]);
+    let log = std::fs::read_to_string(sandbox.out().join("logs/cell-scarthgap_qemux86_64.log")).unwrap();
+    assert!(log.contains("[matrix] limit leaves "), "{log}");
+    assert_all_are_reported(&sandbox, 5, "timed-out");
+    with(&sandbox, &["plan", "--set", "matrix.limit=90m"]).assert_says(&["3 cells, 1h 30m for all of them"]);
+}
+
+/// A push to a protected branch, in GitHub Actions.
+#[test]
+fn a_matrix_posts_once() {
+    let Some(sandbox) = sandbox("a_matrix_posts_once") else { return };
+    let github =
+        "\n[github]\nrepository = \"example/meta-tested\"\nreport = [\"status\", \"check\", \"sarif\"]\n";
+    let manifest = std::fs::read_to_string(sandbox.manifest()).unwrap();
+    sandbox.write_manifest(&(manifest + github));
+    commit(&sandbox.layer(), "Post");
+    behaviour(&sandbox, "kirkstone", "yocto-check-layer fail test_world");
+    let head = git(&sandbox.layer(), ["rev-parse", "HEAD"]);
+    let server = GitHubServer::start(&serde_json::json!({ "commits": { &head: [] } }));
+    let summary = sandbox.path().join("summary.md");
+    let mut command = sandbox.run_command();
+    command.envs(github::variables("push", &sandbox.layer(), &head)).args(["--jobs", "2"]);
+    command.env("BUILD_AGENT_TRUSTED_BRANCHES", "main").env("GITHUB_TOKEN", "ghs_actions");
+    command.env("GITHUB_API_URL", server.url()).env("GITHUB_STEP_SUMMARY", &summary);
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    let state = server.state();
+    let runs = state["check_runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let name = "build-agent: meta-tested";
+    assert_eq!((&runs[0]["name"], &runs[0]["conclusion"]), (&name.into(), &"failure".into()));
+    let text = runs[0]["output"]["summary"].as_str().unwrap();
+    assert!(text.contains("kirkstone_qemuarm"), "{text}");
+    let contexts = state["statuses"].as_array().unwrap().iter();
+    let contexts: Vec<_> = contexts.map(|status| (&status["context"], &status["state"])).collect();
+    assert_eq!(contexts, [(&name.into(), &"failure".into())]);
+    assert_eq!(state["sarifs"].as_array().unwrap().len(), 1);
+    let summary = std::fs::read_to_string(summary).unwrap();
+    assert_eq!(summary.matches("### build-agent: **2 of 3 passed**").count(), 1, "{summary}");
+    server.assert_as_described("a_matrix_posts_once");
 }

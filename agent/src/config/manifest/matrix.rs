@@ -31,6 +31,9 @@ pub struct UnvalidatedMatrix {
     pub exclude: Option<Vec<BTreeMap<String, Value>>>,
     /// Keys that are added to the cells that have an element's values of the axes. An element that fits no cell is a new one.
     pub include: Option<Vec<BTreeMap<String, Value>>>,
+    /// The time limit of all cells together, when they run on one machine.
+    #[schemars(extend("pattern" = super::DURATION))]
+    pub limit: Option<String>,
     #[serde(flatten)]
     pub other: BTreeMap<String, Vec<Value>>,
 }

@@ -1,10 +1,13 @@
 //! Reads the axes of a matrix, `exclude` and `include`.
 
+use std::time::Duration;
+
 use super::super::problem::{Diagnostic, Place, Problems};
 use super::super::tree::{Node, Value};
+use super::super::values;
 use super::Setting;
 use super::combine::Axis;
-use super::overlay::{self, EXCLUDE, INCLUDE, SHORT, name};
+use super::overlay::{self, EXCLUDE, INCLUDE, LIMIT, SHORT, name};
 
 /// A matrix as it is written.
 #[derive(Debug, Default)]
@@ -12,6 +15,7 @@ pub struct Axes {
     pub axes: Vec<Axis>,
     pub exclude: Vec<Vec<Setting>>,
     pub include: Vec<Vec<Setting>>,
+    pub limit: Option<Duration>,
 }
 
 /// Reads it. Reports invalid parts and skips them.
@@ -27,6 +31,7 @@ pub fn read(matrix: &Node, problems: &mut Problems) -> Axes {
         match entry.key.as_str() {
             EXCLUDE => axes.exclude = reader.tables(EXCLUDE, &entry.node),
             INCLUDE => axes.include = reader.tables(INCLUDE, &entry.node),
+            LIMIT => axes.limit = reader.limit(&entry.node),
             key => axes.axes.extend(reader.axis(key, &entry.place, &entry.node)),
         }
     }
@@ -43,6 +48,16 @@ struct Reader<'p> {
 impl Reader<'_> {
     fn problem(&mut self, place: &Place, key: &str, mistake: Diagnostic) {
         self.problems.add(place.clone(), Some(name(key)), mistake);
+    }
+
+    /// The time limit of all cells.
+    fn limit(&mut self, node: &Node) -> Option<Duration> {
+        let read = match &node.value {
+            Value::String(text) => values::duration(text),
+            _ => Err(Diagnostic::new(format!("must be a duration in quotes, not {}", node.kind()))
+                .hint("write a number with a unit, such as \"8h\"")),
+        };
+        read.map_err(|mistake| self.problem(&node.place, LIMIT, mistake)).ok()
     }
 
     fn axis(&mut self, key: &str, place: &Place, node: &Node) -> Option<Axis> {

@@ -6,12 +6,15 @@ mod combine;
 mod identifier;
 mod overlay;
 
+use std::time::Duration;
+
 use serde_json::{Map, Value as Json};
 
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::render;
 use super::tree::{Node, Value};
 
+use axes::Axes;
 pub use overlay::{overlay, reject_flags};
 
 /// The table of the manifest.
@@ -19,6 +22,14 @@ pub const KEY: &str = "matrix";
 
 /// How many cells a matrix may have: as in GitHub Actions.
 const MOST_CELLS: usize = 256;
+
+/// The cells of a manifest, and how long all of them together may take.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matrix {
+    pub cells: Vec<Cell>,
+    /// `None`: each cell has only the limit of its job.
+    pub limit: Option<Duration>,
+}
 
 /// One job of a matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,14 +77,18 @@ pub fn take(tree: &mut Node) -> Option<Node> {
     Some(entries.remove(at).node)
 }
 
-/// The cells of a matrix, in the order of its axes. Reports what is wrong with it.
-pub fn cells(matrix: &Node, problems: &mut Problems) -> Vec<Cell> {
+/// Reads a matrix. Its cells are in the order of its axes. Reports what is wrong with it.
+pub fn read(matrix: &Node, problems: &mut Problems) -> Matrix {
     let mut found = Problems::default();
-    let read = axes::read(matrix, &mut found);
+    let axes = axes::read(matrix, &mut found);
     if !found.is_empty() {
         problems.append(found);
-        return Vec::new();
+        return Matrix::default();
     }
+    Matrix { limit: axes.limit, cells: cells(matrix, &axes, problems) }
+}
+
+fn cells(matrix: &Node, read: &Axes, problems: &mut Problems) -> Vec<Cell> {
     let mut problem = |mistake: Diagnostic| {
         let key = KeyPath::root().key(KEY).as_table();
         problems.add(matrix.place.clone(), Some(key), mistake);

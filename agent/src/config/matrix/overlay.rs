@@ -20,6 +20,7 @@ pub const SHORT: [(&str, &[&str], bool); 4] = [
 /// The keys of a matrix that are no axes.
 pub const EXCLUDE: &str = "exclude";
 pub const INCLUDE: &str = "include";
+pub const LIMIT: &str = "limit";
 
 /// The path of the manifest's key that a key of the matrix sets.
 pub fn path(key: &str) -> Result<Vec<String>> {
@@ -35,13 +36,18 @@ pub fn path(key: &str) -> Result<Vec<String>> {
         _ => {
             let names = SHORT.map(|(name, ..)| name);
             let mistake = Diagnostic::new(format!("`{key}` is not an axis"));
-            Err(match super::super::structure::nearest(key, names.into_iter().chain([EXCLUDE, INCLUDE])) {
-                Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
-                None => mistake.hint(format!(
-                    "write {}, or a key of a table in quotes, such as \"repos.meta-x.branch\"",
-                    names.join(", ")
-                )),
-            })
+            Err(
+                match super::super::structure::nearest(
+                    key,
+                    names.into_iter().chain([EXCLUDE, INCLUDE, LIMIT]),
+                ) {
+                    Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
+                    None => mistake.hint(format!(
+                        "write {}, or a key of a table in quotes, such as \"repos.meta-x.branch\"",
+                        names.join(", ")
+                    )),
+                },
+            )
         }
     }
 }

@@ -5,10 +5,15 @@ use super::super::tree::parse;
 use super::*;
 
 fn read(text: &str) -> (Vec<Cell>, String) {
+    let (matrix, problems) = matrix(text);
+    (matrix.cells, problems)
+}
+
+fn matrix(text: &str) -> (Matrix, String) {
     let mut problems = Problems::default();
     let tree = parse("f", text, &mut problems).unwrap();
-    let cells = cells(tree.child(KEY).unwrap(), &mut problems);
-    (cells, problems.to_string())
+    let matrix = super::read(tree.child(KEY).unwrap(), &mut problems);
+    (matrix, problems.to_string())
 }
 
 /// `id: key=value …` of each cell.
@@ -55,6 +60,15 @@ fn include_means_what_it_means_in_github_actions() {
     );
     let alone = "include = [{ machine = 'a' }, { machine = 'b', release = 'scarthgap' }]\n";
     assert_eq!(shown(alone), ["a: machine = a", "scarthgap_b: machine = b, release = scarthgap"]);
+}
+
+#[test]
+fn the_limit_of_all_cells_is_not_an_axis() {
+    for (text, wanted) in [("", None), ("limit = '90m'\n", Some(90 * 60))] {
+        let (matrix, said) = matrix(&format!("[matrix]\nmachine = ['a']\n{text}"));
+        assert!(said.starts_with("0 problems"), "{said}");
+        assert_eq!((matrix.cells.len(), matrix.limit), (1, wanted.map(Duration::from_secs)));
+    }
 }
 
 #[test]
@@ -114,6 +128,10 @@ fn mistakes_have_their_position() {
             "machine = ['a']\nexclude = [{ distro = 'x' }]",
             "f:3:23: [matrix] exclude: `distro` is not an axis of this matrix\n  hint: the axes are: machine",
         ),
+        ("limit = 8", "f:2:9: [matrix] limit: must be a duration in quotes, not an integer"),
+        ("limit = ['8h']", "f:2:9: [matrix] limit: must be a duration in quotes, not a list"),
+        ("limit = '8'", "f:2:9: [matrix] limit: `8` is not a duration"),
+        ("limits = '8h'", "`limits` is not an axis\n  hint: did you mean `limit`?"),
         ("machine = ['a']\nexclude = [{}]", "an element is empty"),
         ("machine = ['a']\ninclude = ['a']", "an element must be a table, not a string"),
         ("machine = ['a']\ninclude = { machine = 'b' }", "must be a list of tables, not a table"),
@@ -142,7 +160,7 @@ fn a_flag_does_not_override_a_value_of_the_cell() {
     let mut problems = Problems::default();
     let text = "[matrix]\n'repos.x.branch' = ['a']\n[repos.x]\nbranch = 'b'\n";
     let mut tree = parse("f", text, &mut problems).unwrap();
-    let cell = cells(tree.child(KEY).unwrap(), &mut problems).remove(0);
+    let cell = super::read(tree.child(KEY).unwrap(), &mut problems).cells.remove(0);
     overlay(&mut tree, &cell, &mut problems);
     super::super::flags::apply(&mut tree, &["repos.x.branch=c".to_owned()], &mut problems);
     reject_flags(&tree, &cell, &mut problems);

@@ -65,6 +65,12 @@ pub fn append_early_error(path: &Path, error: &str) {
     let _ = append(path, &[part]);
 }
 
+/// Appends the short report of several jobs.
+pub fn append_markdown(path: &Path, text: &str) {
+    // The console shows the verdict, too.
+    let _ = append(path, &[text.to_owned()]);
+}
+
 /// Appends as many parts as fit.
 fn append(path: &Path, parts: &[String]) -> Result<()> {
     let mut options = OpenOptions::new();

@@ -6,5 +6,5 @@ mod workflow_commands;
 
 pub(super) use annotations::relative;
 pub use annotations::{Annotations, early_error};
-pub use job_summary::{JobSummary, append_early_error};
-pub use workflow_commands::{StopCommands, Stream};
+pub use job_summary::{JobSummary, append_early_error, append_markdown};
+pub use workflow_commands::{StopCommands, Stream, WorkflowCommands};
