@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agent_process::{Command, CommandOutcome, LineHandler, Runner};
+use agent_process::{Command, CommandOutcome, Interrupted, LineHandler, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::EventKind;
 use agent_types::sanitize::sanitize_line;
@@ -29,6 +29,15 @@ pub struct CellChild {
     pub limit: Duration,
     pub grace: Duration,
     pub status: Status,
+}
+
+/// How a cell ended.
+#[derive(Clone, Debug)]
+pub enum CellEnd {
+    /// It did not start, because of a stop.
+    NotStarted(Interrupted),
+    /// `Err`: its process could not be started, or not ended.
+    Ended(Result<CommandOutcome>),
 }
 
 /// The last line that a cell printed; shared with the console.

@@ -10,8 +10,7 @@ use serde_json::json;
 use agent_process::{CommandOutcome, ExitReason, Interrupted};
 use agent_types::outcome::ExitStatus;
 
-use super::child::{CellChild, Status};
-use super::schedule::CellEnd;
+use super::child::{CellChild, CellEnd, Status};
 use crate::report::{Style, duration};
 
 /// The interval between lines about a running cell.

@@ -7,8 +7,8 @@ mod console;
 mod schedule;
 mod verdict;
 
-pub use child::{CellChild, Status};
+pub use child::{CellChild, CellEnd, Status};
 pub use concurrency::{Jobs, MEMORY_PER_CELL, parallel_cells};
 pub use console::{Console, ConsoleKind};
-pub use schedule::{CellEnd, run_all};
+pub use schedule::run_all;
 pub use verdict::of_cell;

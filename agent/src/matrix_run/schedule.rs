@@ -5,23 +5,13 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use agent_process::{CommandOutcome, Interrupted, Runner};
-use agent_types::error::Result;
+use agent_process::{Interrupted, Runner};
 
-use super::child::CellChild;
+use super::child::{CellChild, CellEnd};
 use super::console::Console;
 
 /// The interval between updates of the console.
 const TICK: Duration = Duration::from_millis(500);
-
-/// How a cell ended.
-#[derive(Clone, Debug)]
-pub enum CellEnd {
-    /// It did not start, because of a stop.
-    NotStarted(Interrupted),
-    /// `Err`: its process could not be started, or not ended.
-    Ended(Result<CommandOutcome>),
-}
 
 /// The start or the end of a cell, by its index.
 enum CellEvent {

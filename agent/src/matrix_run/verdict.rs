@@ -8,7 +8,7 @@ use agent_types::events::JobIdentity;
 use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
 
-use super::schedule::CellEnd;
+use super::child::CellEnd;
 use crate::report::{self, Summary};
 
 /// The result of a cell. A cell whose result is missing, incomplete or contradicted by its end is an error, never passed.
