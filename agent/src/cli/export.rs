@@ -1,15 +1,18 @@
 //! `build-agent export --kas`: writes the manifest as a definition of kas, with comments about what kas does not have.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::{AgentEnvironment, Buildtools, PatchSource, Repo, RepoSource, Settings};
+use crate::config::{self, AgentEnvironment, Buildtools, PatchSource, Repo, RepoSource, Settings};
 use crate::report;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
 use super::current_dir::current_dir;
+use super::export_signers::Keys;
+use super::export_yaml::{block, quoted};
 use super::job::load;
 use super::print;
 
@@ -36,8 +39,9 @@ pub async fn command(args: arguments::Export, environment: &AgentEnvironment) ->
 
 /// The file of kas.
 fn definition(settings: &Settings) -> String {
+    let keys = Keys::of(settings);
     let mut text = String::from("# Written by build-agent export --kas.\n");
-    for without in without_equal(settings) {
+    for without in without_equal(settings).into_iter().chain(keys.notes(settings)) {
         text += &format!("# {without}\n");
     }
     // Writing into a String cannot fail.
@@ -64,11 +68,16 @@ fn definition(settings: &Settings) -> String {
     for repo in &settings.repos {
         let _ = writeln!(text, "  {}:", quoted(&repo.name));
         source(repo, &mut text);
+        keys.of_repo(repo, &mut text);
         patches(repo, checkout, &mut text);
         layers(&repo.name, &repo.layers, &ranks, &mut text);
     }
-    for (key, value) in
-        [("local_conf_header", &config.local_conf), ("bblayers_conf_header", &config.bblayers_conf)]
+    keys.write(&mut text);
+    let local_conf = match multiconfigs(settings) {
+        None => config.local_conf.clone(),
+        Some(line) => format!("{}\n{line}\n", config.local_conf.trim_end()).trim_start().to_owned(),
+    };
+    for (key, value) in [("local_conf_header", &local_conf), ("bblayers_conf_header", &config.bblayers_conf)]
     {
         if !value.trim().is_empty() {
             let _ = writeln!(text, "\n{key}:\n  build-agent: {}", block(value, 4));
@@ -90,6 +99,14 @@ fn definition(settings: &Settings) -> String {
         }
     }
     text
+}
+
+/// The line for local.conf, if kas does not find them in the targets.
+fn multiconfigs(settings: &Settings) -> Option<String> {
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    let wanted = &settings.config.multiconfigs;
+    let is_found = set(wanted) == set(&config::multiconfigs_of(&settings.build.targets));
+    (!is_found).then(|| format!("BBMULTICONFIG = \"{}\"", wanted.join(" ")))
 }
 
 fn source(repo: &Repo, text: &mut String) {
@@ -121,7 +138,7 @@ fn patches(repo: &Repo, checkout: &str, text: &mut String) {
     for (number, patch) in repo.patches.iter().enumerate() {
         let (holder, path) = match &patch.source {
             PatchSource::Repo { repo, path } => (repo.as_str(), path.display().to_string()),
-            PatchSource::Texts(_) => (checkout, patch.name.clone()),
+            PatchSource::Checkout { path, .. } => (checkout, path.display().to_string()),
         };
         let _ = writeln!(
             text,
@@ -207,6 +224,9 @@ fn without_equal(settings: &Settings) -> Vec<String> {
         (!settings.hooks.is_empty(), "[[hooks]]"),
         (settings.github.is_some(), "[github]"),
         (settings.cache.share.is_some(), "[cache]"),
+        (settings.templateconf.is_some(), "[config] templateconf"),
+        (settings.repos.iter().any(|repo| repo.submodules), "[repos] submodules"),
+        (settings.repos.iter().any(|repo| repo.lfs), "[repos] lfs"),
     ];
     let parts: Vec<&str> =
         parts.into_iter().filter_map(|(is_there, part)| is_there.then_some(part)).collect();
@@ -236,27 +256,6 @@ fn buildtools(buildtools: &Buildtools) -> Option<String> {
         [("version", version), ("sha256sum", &buildtools.sha256), ("base_url", base), ("filename", file)];
     let lines = parts.map(|(key, value)| format!("  {key}: {}\n", quoted(value)));
     Some(format!("\nbuildtools:\n{}", lines.concat()))
-}
-
-/// A string of JSON is one of YAML.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// A text of several lines as a block, where YAML keeps each of its characters.
-fn block(text: &str, indent: usize) -> String {
-    let is_plain = |line: &str| !line.chars().any(|c| c.is_control()) && !line.ends_with(' ');
-    let first = text.lines().next().unwrap_or_default();
-    if !text.lines().all(is_plain) || first.is_empty() || first.starts_with(' ') || text.contains('\u{feff}')
-    {
-        return quoted(text);
-    }
-    let lines = text.trim_end_matches('\n').lines().map(|line| match line.is_empty() {
-        true => String::new(),
-        false => format!("{:indent$}{line}", ""),
-    });
-    let end = if text.ends_with('\n') { "|" } else { "|-" };
-    format!("{end}\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]

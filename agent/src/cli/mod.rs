@@ -22,6 +22,8 @@ mod doctor;
 mod dump;
 mod expected_cells;
 mod export;
+mod export_signers;
+mod export_yaml;
 mod github;
 mod head;
 mod import;

@@ -88,6 +88,7 @@ pub use paths::{is_text, out_dir, shared_caches, work_dir, work_tree};
 pub use price_table::{MachineShape, job_prices};
 pub use problem::{Place, Problem, Problems};
 pub use request::{Pins, Request};
+pub use requests::multiconfigs as multiconfigs_of;
 pub use resolved::{Resolved, resolved};
 pub use rules::{BaseFiles, BaseTree, Rules};
 pub use rules_source::{NO_BASE_HINT, RulesSource, change_dir, rules_source};

@@ -29,10 +29,11 @@ pub fn patch(text: &str, names: &[String], project_root: &ProjectRoot) -> Result
         }
         None => {
             let path = below_checkout(text, project_root)?;
-            PatchSource::Texts(texts(&project_root.rules_file(&path)).map_err(|why| {
+            let texts = texts(&project_root.rules_file(&path)).map_err(|why| {
                 Diagnostic::new(format!("cannot read the patch `{text}`: {why}"))
                     .hint("name a patch file, or a directory with a quilt `series`")
-            })?)
+            })?;
+            PatchSource::Checkout { path: project_root.in_checkout(&path), texts }
         }
     };
     Ok(Patch { name: text.to_owned(), source })

@@ -26,4 +26,9 @@ impl ProjectRoot {
             Rules::OfCheckout | Rules::NoBase { .. } => path.to_owned(),
         }
     }
+
+    /// A path below the checkout, relative to it.
+    pub fn in_checkout(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.checkout).unwrap_or(path).to_owned()
+    }
 }

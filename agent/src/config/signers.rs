@@ -62,7 +62,7 @@ fn source(text: &str, names: &[String], project_root: &ProjectRoot) -> Result<Ke
     let bytes = untrusted::read_named(&path, LARGEST)
         .map_err(|error| Diagnostic::new(format!("cannot read the key `{text}`: {error}")))?;
     match PublicKey::parse(text.to_owned(), &bytes, None) {
-        Ok(_) => Ok(KeySource::Bytes(bytes)),
+        Ok(_) => Ok(KeySource::Checkout { path: project_root.in_checkout(&path), bytes }),
         Err(why) => Err(Diagnostic::new(format!("`{text}` {why}"))
             .hint("export it with `gpg --armor --export ID`, or name the .pub file of an ssh key")),
     }

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use build_agent_tests::{Ran, Sandbox, commit, git, skip};
 
+use super::kas::python;
+
 /// Keys in a directory of their own.
 struct Keys {
     gnupg: PathBuf,
@@ -214,5 +216,91 @@ fn a_definition_of_kas_names_signers() {
         let ran = run(&text.replace(from, to));
         ran.assert_code(&[2]);
         ran.assert_says(&[said]);
+    }
+}
+
+/// Checks out a definition with kas itself: whether it accepts the signature of poky, and what it says.
+fn by_kas(python: &Path, file: &Path, work: &Path) -> (bool, String) {
+    let mut command = Command::new(python);
+    command.args(["-m", "kas", "checkout"]).arg(file).env("KAS_WORK_DIR", work).current_dir(work);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // What comes next fails, because the stand-in for poky has no build environment of kas.
+    (said.contains("Repository poky signature valid"), said)
+}
+
+/// An exported definition has the keys, and kas itself decides by them as the agent does.
+#[test]
+fn signers_are_exported() {
+    let name = "signers_are_exported";
+    if !has_programs(name) {
+        return;
+    }
+    let Some(sandbox) = Sandbox::new(name) else { return };
+    let keys = Keys::new(sandbox.path());
+    let (layer, upstream) = (sandbox.layer(), sandbox.upstream());
+    keys.export(&layer.join("ci/keys"));
+    fs::copy(layer.join("ci/keys/alice.asc"), layer.join("ci/keys/bob.asc")).unwrap();
+    // Paths of a manifest are relative to its directory, and those of kas to the checkout.
+    let manifest = layer.join("ci/build-agent.toml").display().to_string();
+    let text = fs::read_to_string(sandbox.manifest()).unwrap();
+    fs::remove_file(sandbox.manifest()).unwrap();
+    fs::write(&manifest, text.replace("[check]", "[layer]\npaths = [\"..\"]\n\n[check]")).unwrap();
+    commit(&layer, "Keys");
+    let file = layer.join("kas.yml");
+    let export_with = |sets: &[&str]| {
+        let words = ["export", &manifest, "--kas", file.to_str().unwrap()];
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        sandbox.call([&words[..], &sets].concat()).assert_code(&[0]);
+        fs::read_to_string(&file).unwrap()
+    };
+    let export = |signers: &str| export_with(&[&format!("repos.poky.signers=[{signers}]")]);
+    let (work, out) = (sandbox.work().display().to_string(), sandbox.out().display().to_string());
+    let by_agent = || {
+        let words = ["run", file.to_str().unwrap(), "--only", "checkout", "--work-dir", &work, "--out", &out];
+        sandbox.call(words).code == Some(0)
+    };
+    let python = python(name);
+    let has_gnupg = |python: &PathBuf| {
+        Command::new(python)
+            .args(["-c", "import gnupg"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !python.as_ref().is_some_and(has_gnupg) {
+        skip(
+            name,
+            "kas cannot verify: its python has no gnupg (pip install python-gnupg); only the agent does",
+        );
+    }
+    let judged = |who: &str, is_good: bool| {
+        keys.sign(&upstream, who, &["commit", "-q", "--allow-empty", "-S", "-m", who]);
+        assert_eq!(by_agent(), is_good, "{who}: the agent");
+        let Some(python) = python.as_ref().filter(|python| has_gnupg(python)) else { return };
+        let work = tempfile::tempdir_in(sandbox.path()).unwrap();
+        let (accepts, said) = by_kas(python, &file, work.path());
+        assert_eq!(accepts, is_good, "{who}: {said}");
+    };
+    let fingerprint = keys.fingerprint().to_lowercase();
+    let text = export(&format!(r#"{{ key = "keys/alice.asc", fingerprint = "{fingerprint}" }}"#));
+    let upper = fingerprint.to_uppercase();
+    for line in ["type: gpg", "repo: \"meta-tested\"", "path: \"ci/keys/alice.asc\"", "- \"alice\"", &upper] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    judged("alice", true);
+    judged("mallory", false);
+    let text = export(r#""keys/bob.pub""#);
+    assert!(text.contains("type: ssh"), "{text}");
+    judged("bob", true);
+    // Two keys with one name; keys of both kinds; a key that the export cannot read.
+    let text = export_with(&[
+        r#"repos.keys={ url = "https://keys.invalid/keys", branch = "main" }"#,
+        r#"repos.poky.signers=["keys/bob.pub", "keys/bob.asc", "keys:eve.asc"]"#,
+    ]);
+    for line in
+        ["\"bob-2\"", "kas refuses signers of both kinds", "The key \"keys:eve.asc\" is not read here"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
     }
 }

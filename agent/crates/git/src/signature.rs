@@ -110,6 +110,11 @@ impl PublicKey {
         Ok(PublicKey { name, content, fingerprint })
     }
 
+    /// Whether it is a key of ssh; else it is one of OpenPGP.
+    pub fn is_ssh(&self) -> bool {
+        matches!(self.content, KeyContent::Ssh(_))
+    }
+
     /// Whether git's output about a good signature has the fingerprint, if one is required.
     fn has_signed(&self, output: &str) -> bool {
         let Some(wanted) = &self.fingerprint else { return true };

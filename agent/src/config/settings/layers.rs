@@ -13,8 +13,8 @@ pub struct Patch {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatchSource {
-    /// The texts, in order: they lie beside the manifest.
-    Texts(Vec<Vec<u8>>),
+    /// It lies beside the manifest, at `path` in the checkout.
+    Checkout { path: PathBuf, texts: Vec<Vec<u8>> },
     /// A file or directory of another repository.
     Repo { repo: String, path: PathBuf },
 }
@@ -30,8 +30,8 @@ pub struct Signer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// It lies beside the manifest.
-    Bytes(Vec<u8>),
+    /// It lies beside the manifest, at `path` in the checkout.
+    Checkout { path: PathBuf, bytes: Vec<u8> },
     /// A file of another repository.
     Repo { repo: String, path: PathBuf },
 }

@@ -75,7 +75,7 @@ fn texts(wanted: &crate::config::Repo, repos: &[ReadyRepo]) -> Result<Vec<Text>>
     let mut texts = Vec::new();
     for patch in &wanted.patches {
         let all = match &patch.source {
-            PatchSource::Texts(all) => all.clone(),
+            PatchSource::Checkout { texts, .. } => texts.clone(),
             PatchSource::Repo { repo, path } => {
                 let error = |why: String| {
                     Error::usage(format!(

@@ -117,7 +117,7 @@ impl Signature<'_> {
                 Error::usage(format!("`repos.{}.signers`: `{}` {why}", self.wanted.name, signer.name))
             };
             let bytes = match &signer.source {
-                KeySource::Bytes(bytes) => bytes.clone(),
+                KeySource::Checkout { bytes, .. } => bytes.clone(),
                 KeySource::Repo { repo, path } => {
                     let holder = repos.iter().find(|ready| ready.name == *repo);
                     let holder = holder.ok_or_else(|| error(format!("is of {repo}, which is not there")))?;
