@@ -19,7 +19,7 @@ const TOGETHER: [(&str, &str); 6] = [
     ("Igalia+meta-wpe-image", "kas.yml"),
 ];
 
-fn definitions(test: &str) -> Option<Vec<PathBuf>> {
+pub fn definitions(test: &str) -> Option<Vec<PathBuf>> {
     let Some(top) = std::env::var_os("BUILD_AGENT_TEST_DEFINITIONS") else {
         skip(test, "BUILD_AGENT_TEST_DEFINITIONS names no directory with git repositories of definitions");
         return None;
@@ -31,15 +31,14 @@ fn definitions(test: &str) -> Option<Vec<PathBuf>> {
 }
 
 /// The definitions and patches of the repository's newest commit, as a work tree of its own.
-fn export(repository: &Path, target: &Path) {
+pub fn export(repository: &Path, target: &Path) {
     std::fs::create_dir_all(target).unwrap();
     let git_dir = format!("--git-dir={}", repository.display());
-    let newest = Command::new("git").args([&git_dir, "rev-list", "-1", "--all"]).output().unwrap();
-    let newest = String::from_utf8(newest.stdout).unwrap().trim().to_owned();
+    let newest = newest(&git_dir);
     let listed =
         Command::new("git").args([&git_dir, "ls-tree", "-r", "--name-only", &newest]).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let ends = [".yml", ".yaml", ".json", ".asc", ".pub", ".patch", "/series", "/oe-init-build-env"];
+    let ends = [".yml", ".yaml", ".json", ".asc", ".pub", ".patch", "/series", ".xml", "/oe-init-build-env"];
     // File by file: a snapshot may lack its largest files.
     for name in listed.lines().filter(|name| ends.iter().any(|end| name.ends_with(end))) {
         let shown =
@@ -49,6 +48,12 @@ fn export(repository: &Path, target: &Path) {
         std::fs::write(file, shown.stdout).unwrap();
     }
     git(target, ["init", "--quiet"]);
+}
+
+/// The newest commit of a repository.
+pub fn newest(git_dir: &str) -> String {
+    let newest = Command::new("git").args([git_dir, "rev-list", "-1", "--all"]).output().unwrap();
+    String::from_utf8(newest.stdout).unwrap().trim().to_owned()
 }
 
 /// Files that look like definitions of kas.

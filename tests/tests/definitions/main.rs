@@ -7,4 +7,5 @@ mod kas;
 mod random;
 mod repo;
 mod runs;
+mod setup;
 mod signatures;

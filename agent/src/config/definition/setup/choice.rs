@@ -30,8 +30,13 @@ fn items(node: Option<&Node>) -> &[Node] {
 }
 
 /// The configuration and the fragments that the words name: `poky machine/qemuarm64 distro/poky`. The only configuration
-/// needs no name.
-pub fn choose(configurations: &Node, words: &[String], problems: &mut Problems) -> Option<Choice> {
+/// needs no name. `skipped` are the groups of fragments that `bitbake-setup init --skip-selection` left open.
+pub fn choose(
+    configurations: &Node,
+    words: &[String],
+    skipped: Option<&Node>,
+    problems: &mut Problems,
+) -> Option<Choice> {
     let all = flatten(items(Some(configurations)));
     let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
     let place = &configurations.place;
@@ -70,6 +75,7 @@ pub fn choose(configurations: &Node, words: &[String], problems: &mut Problems) 
                 used.push(one.as_text().unwrap_or_default().to_owned());
                 chosen.push((*one).clone());
             }
+            [] if items(skipped).iter().any(|skipped| skipped.as_text() == Some(group.key.as_str())) => {}
             [] => {
                 let message = format!("no {} is chosen: {}", group.key, listed());
                 return refuse(message, format!("choose one: --choose {}", example(found)));
@@ -117,7 +123,7 @@ fn fragment(node: &Node) -> Option<Node> {
     }
 }
 
-/// Configurations in configurations: each innermost one with what it lies in. Lists are joined.
+/// Configurations in configurations: each innermost one with what it lies in. Lists and strings are joined.
 fn flatten(configurations: &[Node]) -> Vec<(String, Vec<Entry>)> {
     let mut all = Vec::new();
     for outer in configurations {
@@ -127,7 +133,7 @@ fn flatten(configurations: &[Node]) -> Vec<(String, Vec<Entry>)> {
             all.push((name.to_owned(), outer.entries().to_vec()));
             continue;
         }
-        for (name, entries) in flatten(items(inner)) {
+        for (_, entries) in flatten(items(inner)) {
             let own = outer.entries().iter().filter(|entry| entry.key != "configurations");
             let mut merged: Vec<Entry> = own.cloned().collect();
             for entry in entries {
@@ -136,7 +142,8 @@ fn flatten(configurations: &[Node]) -> Vec<(String, Vec<Entry>)> {
                     None => merged.push(entry),
                 }
             }
-            all.push((name, merged));
+            let name = merged.iter().find(|entry| entry.key == "name").and_then(|name| name.node.as_text());
+            all.push((name.unwrap_or_default().to_owned(), merged));
         }
     }
     all
@@ -146,6 +153,10 @@ fn joined(outer: &Node, inner: Node) -> Node {
     match (&outer.value, &inner.value) {
         (Value::Array(one), Value::Array(other)) => {
             Node { value: Value::Array([one.as_slice(), other].concat()), ..outer.clone() }
+        }
+        // Its name, too.
+        (Value::String(one), Value::String(other)) => {
+            super::super::build::text(format!("{one}{other}"), &inner.place)
         }
         _ => inner,
     }

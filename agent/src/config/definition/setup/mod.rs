@@ -46,7 +46,17 @@ pub fn translate(
     let stem = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = stem.strip_suffix(".json").unwrap_or(&stem);
     let stem = stem.strip_suffix(".conf").unwrap_or(stem).to_owned();
-    let configurations = data.child("bitbake-setup").and_then(|setup| setup.child("configurations"));
+    let setup = data.child("bitbake-setup");
+    if let Some(date) = data.child("expires").and_then(Node::as_text) {
+        parts.notices.push(format!("{}: its authors support it until {date}", tree.shown(file)));
+    }
+    let configurations = setup.and_then(|setup| setup.child("configurations"));
+    if let (Some(setup), None) = (setup, configurations) {
+        let mistake =
+            Diagnostic::new("has no `configurations`").hint("is the file of an older bitbake-setup?");
+        problems.add(setup.place.clone(), Some("bitbake-setup".into()), mistake);
+        return parts;
+    }
     let Some(configurations) = configurations else {
         manifest.add("name", build::text(paths::sanitised(&stem), place));
         manifest.add("repos", sources.table(&[]).node());
@@ -59,7 +69,8 @@ pub fn translate(
         return parts;
     };
     let words = chosen_words(root, around);
-    let Some(choice) = choice::choose(configurations, &words, problems) else { return parts };
+    let skipped = root.child("skip-selection");
+    let Some(choice) = choice::choose(configurations, &words, skipped, problems) else { return parts };
     manifest.add("name", build::text(paths::sanitised(&format!("{stem}-{}", choice.name)), place));
     let base = base_of_layers(file, root, tree);
     let layers = Layers::read(&choice, &sources, &base, around, &mut parts, problems);
@@ -215,8 +226,12 @@ impl Sources {
                 let directory = values::normal(&around.work_dir.join(local.as_text().unwrap_or_default()));
                 table.add("path", build::text(directory.display().to_string(), &local.place));
             } else if let Some(remote) = node.child("git-remote") {
-                let first = remote.child("remotes").and_then(|remotes| remotes.entries().first());
-                let uri = remote.child("uri").or_else(|| first.and_then(|remote| remote.node.child("uri")));
+                let remotes = remote.child("remotes").map(Node::entries).unwrap_or_default();
+                // The revision can be a branch of a remote: `mirror/master`.
+                let rev = remote.child("rev").and_then(Node::as_text).unwrap_or_default();
+                let of_rev = |remote: &&Entry| is_branch_of(&remote.key, rev);
+                let named = remotes.iter().find(of_rev).or(remotes.first());
+                let uri = remote.child("uri").or_else(|| named.and_then(|remote| remote.node.child("uri")));
                 match uri {
                     Some(uri) => table.add("url", address::from_kas(uri)),
                     None => {
@@ -298,6 +313,10 @@ fn unknown_place() -> Place {
     Place::File { file: "".into(), line: 1, column: 1 }
 }
 
+fn is_branch_of(remote: &str, rev: &str) -> bool {
+    rev.strip_prefix(remote).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// `rev` is a commit, a branch or a tag.
 fn revision(
     key: &str,
@@ -308,7 +327,9 @@ fn revision(
     parts: &mut Parts,
 ) {
     let is_commit = |text: &str| matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let branch = remote.child("branch").filter(|branch| !branch.is_null());
+    // oe-setup-layers writes HEAD for a checkout without a branch.
+    let is_branch = |node: &&Node| !node.is_null() && node.as_text() != Some("HEAD");
+    let branch = remote.child("branch").filter(is_branch);
     let rev = remote.child("rev");
     let fixed = fixed.filter(|rev| rev.as_text().is_some_and(is_commit));
     let commit = fixed.or(rev.filter(|rev| rev.as_text().is_some_and(is_commit)));
@@ -318,6 +339,10 @@ fn revision(
     }
     let Some(rev) = rev else { return };
     let text = rev.as_text().unwrap_or_default();
+    let remotes = remote.child("remotes").map(Node::entries).unwrap_or_default();
+    if let Some(remote) = remotes.iter().find(|remote| is_branch_of(&remote.key, text)) {
+        return table.add("branch", build::text(&text[remote.key.len() + 1..], &rev.place));
+    }
     if branch.and_then(Node::as_text) == Some(text) {
         return table.add("branch", rev.clone());
     }
