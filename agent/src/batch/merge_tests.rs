@@ -1,5 +1,6 @@
 use std::time::{Duration, SystemTime};
 
+use agent_types::events::{Finding, Level};
 use agent_types::reproduction::Reproduction;
 
 use super::super::records::Attempt;
@@ -219,4 +220,31 @@ fn hostile_results_are_escaped_and_bounded() {
         assert!(merged.warnings.iter().all(|line| !line.contains(['\n', '\u{1b}'])), "{:?}", merged.warnings);
         assert!(merged.warnings[1].contains("4 files"), "{:?}", merged.warnings);
     }
+}
+
+/// Many large results are shortened, and keep their verdict. What cannot be shortened is red.
+#[test]
+fn large_results_are_shortened() {
+    let all = cells(64);
+    let mut found = green(&all);
+    let mut large = result(&all[0], true);
+    let finding = Finding {
+        unit: sample::preflight(),
+        level: Level::Warning,
+        rule: "rule".into(),
+        message: "x".repeat(1000),
+        file: None,
+        line: None,
+        hint: None,
+    };
+    large.findings = vec![finding; 2000];
+    found.cells.insert(all[0].id.clone(), attempt(Some(bytes(&large))));
+    let merged = merge(&all, COMMIT, &found, None);
+    assert_eq!(merged::exit(&merged.jobs), ExitStatus::Passed);
+    assert!(merged.jobs[0].findings.len() < 2000 && merged.warnings.is_empty(), "{:?}", merged.warnings);
+    large.job.manifest = "x".repeat(2 << 20);
+    found.cells.insert(all[0].id.clone(), attempt(Some(bytes(&large))));
+    let merged = merge(&all, COMMIT, &found, None);
+    assert_eq!(merged::exit(&merged.jobs), ExitStatus::Machine);
+    assert!(merged.warnings[0].contains("too large"), "{:?}", merged.warnings);
 }
