@@ -74,7 +74,8 @@ async fn batch(args: &Batch, environment: &AgentEnvironment) -> Result<ExitStatu
         print::line(format_args!("warm: {step}"))?;
     }
     if let Some(source) = source.filter(|_| !args.keep_older) {
-        stop_superseded(project, &batch.id, &source).await;
+        // After a signal, `follow` stops the batch.
+        let _ = started.interrupt.or(stop_superseded(project, &batch.id, &source)).await;
     }
     let names: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
     let show = |line: &str| drop(print::line(format_args!("{line}")));
