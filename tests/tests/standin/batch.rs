@@ -171,7 +171,7 @@ fn warm_fetches_the_sources_of_the_targets() {
     std::fs::create_dir(&share).unwrap();
     let share = format!("cache.share={}", share.display());
     let set = ["--trusted", "--set", &share, "--set", "build.targets=[\"hello\"]"];
-    let plan = batches.sandbox.start(batches.sandbox.command(&[&["plan"], &set[..]].concat())).wait();
+    let plan = batches.sandbox.start(batches.sandbox.command([&["plan"], &set[..]].concat())).wait();
     plan.assert_code(&[0]);
     plan.assert_says(&["in a batch, `warm` does this first\n  fetch the sources of hello as board_a\n"]);
     let words = ["batch", "--project", PROJECT, "--interval", "100ms"];
