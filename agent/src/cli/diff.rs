@@ -14,7 +14,7 @@ use agent_git::{Access, Git, History};
 use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
 use agent_types::outcome::ExitStatus;
-use agent_types::sanitize::clean;
+use agent_types::sanitize::sanitize_line;
 
 use super::arguments;
 use super::head::unrecorded_runner;
@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<Commits> {
     }
     for repo in &summary.repos {
         if let Some(commit) = repo.commit.clone() {
-            commits.insert(clean(&repo.name).into_owned(), At { url: repo.url.clone(), commit });
+            commits.insert(repo.name.clone(), At { url: repo.url.clone(), commit });
         }
     }
     Ok(commits)
@@ -153,24 +153,26 @@ async fn log(
 type Log = Option<std::result::Result<History, String>>;
 
 fn as_text(name: &str, before: Option<&At>, after: Option<&At>, history: Log) -> String {
-    let short = |at: &At| at.commit.get(..12).unwrap_or(&at.commit).to_owned();
+    let full = |at: &At| sanitize_line(&at.commit).into_owned();
+    let short = |at: &At| full(at).chars().take(12).collect::<String>();
+    let name = sanitize_line(name);
     let mut text = match (before, after) {
         (Some(before), Some(after)) if before == after => return String::new(),
         (Some(before), Some(after)) => format!("{name}  {} -> {}\n", short(before), short(after)),
-        (None, Some(after)) => format!("{name}  new: {}\n", after.commit),
-        (Some(before), None) => format!("{name}  removed: {}\n", before.commit),
+        (None, Some(after)) => format!("{name}  new: {}\n", full(after)),
+        (Some(before), None) => format!("{name}  removed: {}\n", full(before)),
         (None, None) => return String::new(),
     };
     match history {
         Some(Ok(history)) => {
             for (sign, lines) in [('+', &history.added), ('-', &history.removed)] {
-                text.extend(lines.iter().map(|line| format!("  {sign} {line}\n")));
+                text.extend(lines.iter().map(|line| format!("  {sign} {}\n", sanitize_line(line))));
             }
             if history.is_cut {
                 text += "  … and more\n";
             }
         }
-        Some(Err(why)) => text += &format!("  no log: {why}\n"),
+        Some(Err(why)) => text += &format!("  no log: {}\n", sanitize_line(&why)),
         None => {}
     }
     text
@@ -193,4 +195,27 @@ fn as_value(name: &str, before: Option<&At>, after: Option<&At>, history: Log) -
         None => {}
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_result_or_a_server_says_is_only_text() {
+        let hostile = "\u{1b}[31mx\r\u{202e}::error::y";
+        let at = |commit: &str| At { url: None, commit: commit.to_owned() };
+        let history =
+            || History { added: vec![hostile.into()], removed: vec![hostile.into()], is_cut: false };
+        let (old, new) = (at(hostile), at(&"é".repeat(5000)));
+        for text in [
+            as_text(hostile, Some(&old), Some(&new), Some(Ok(history()))),
+            as_text(hostile, Some(&new), Some(&old), Some(Err(hostile.to_owned()))),
+            as_text(hostile, None, Some(&old), None),
+            as_text(hostile, Some(&new), None, None),
+        ] {
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}'), "{text:?}");
+            assert!(text.len() < 5000, "{} bytes", text.len());
+        }
+    }
 }

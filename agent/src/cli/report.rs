@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, AgentEnvironment};
 use crate::job::{DirLock, LastAttempt};
 use crate::report::{self, EventsFile, Recheck, Style, Summary, Torn, markdown, merged, sarif};
+use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind};
 use agent_types::job_id::JobId;
@@ -228,7 +229,7 @@ fn summary(path: &Path, job: Option<&JobId>, attempts: &[LastAttempt]) -> Result
 fn holds_events(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
     let limit = 2 * 1024 * 1024;
-    let file = BufReader::new(fs_err::File::open(path)?);
+    let file = BufReader::new(untrusted::open(path)?);
     std::io::Read::take(file, limit).read_until(b'\n', &mut start)?;
     Ok(start.trim_ascii() != b"{")
 }

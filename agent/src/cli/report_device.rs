@@ -11,10 +11,9 @@ use agent_types::error::{Error, Result};
 use agent_types::words::hexadecimal;
 
 use crate::report::github::{Place, device_without_result, unreadable_result};
-use crate::report::{self, Summary};
+use crate::report::{self, LARGEST_RESULT, Summary};
 
 use super::publish::destination;
-use super::result_file::LIMIT;
 
 /// A device run.
 pub struct DeviceRun {
@@ -54,7 +53,7 @@ impl DeviceRun {
         };
         let Some(attempt) = verdict.attempt else { return Ok(device_without_result(&verdict, place)) };
         let path = format!("{}/result.json", layout::reports(id, attempt));
-        let read = self.queue.store().read(&path, LIMIT).await?;
+        let read = self.queue.store().read(&path, LARGEST_RESULT).await?;
         let summary = match read {
             Some(bytes) => believable(&bytes, &verdict),
             None => Err("the result of the device run is missing".to_owned()),

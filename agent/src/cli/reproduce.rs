@@ -11,12 +11,16 @@ use crate::report::{CELLS, Checkout, ReproducePlan, merged};
 use agent_fs::dir::DirHandle;
 use agent_process::{Command, ExitReason, interactive};
 use agent_types::error::{Error, Result};
+use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
 
 use super::arguments::Reproduce;
 use super::current_dir::current_dir;
 use super::print;
 use super::report::read_summary;
+
+/// Characters of a job's id in the name of a directory; an id of the agent has 33.
+const LONGEST_ID: usize = 64;
 
 /// Container engines, best first.
 const ENGINES: [&str; 2] = ["docker", "podman"];
@@ -51,9 +55,14 @@ pub async fn command(args: Reproduce, environment: &AgentEnvironment) -> Result<
     for note in &plan.notes {
         print::diagnostic(format_args!("note: {note}"));
     }
-    let name = format!("reproduce-{}", summary.job.id.as_str());
-    let top = current_dir()?.join(args.dir.clone().unwrap_or_else(|| name.into()));
+    let top = current_dir()?.join(args.dir.clone().unwrap_or_else(|| directory_name(&summary.job.id)));
     carry_out(&plan, &top, environment).await
+}
+
+/// The name of the new directory. The id may be any text.
+fn directory_name(id: &JobId) -> PathBuf {
+    let plain = id.as_str().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(LONGEST_ID);
+    format!("reproduce-{}", plain.collect::<String>()).into()
 }
 
 /// Gets the sources into `top`, a new directory, and runs the job there.
@@ -168,6 +177,18 @@ mod tests {
         let error = write_files(source.path(), &[file("ci/x.toml")]).unwrap_err();
         assert!(error.message.contains("cannot write"), "{error}");
         assert_eq!(fs_err::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn the_directory_has_a_plain_name_whatever_the_id_is() {
+        for (id, name) in [
+            ("20260102T030405Z-0f5d7e0c91b2a3d4", "reproduce-20260102T030405Z-0f5d7e0c91b2a3d4"),
+            ("../../x\n", "reproduce-x"),
+            ("", "reproduce-"),
+        ] {
+            assert_eq!(directory_name(&id.into()), Path::new(name));
+        }
+        assert!(directory_name(&"x".repeat(1 << 20).as_str().into()).as_os_str().len() < 100);
     }
 
     #[test]

@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
+use crate::report::LARGEST_RESULT;
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_types::error::Result;
-
-/// Maximum bytes of a result: more than a build of the whole world with all its tests.
-pub const LIMIT: u64 = 64 << 20;
 
 /// Reads a result from a path or an `s3://` URL.
 ///
@@ -15,8 +13,8 @@ pub const LIMIT: u64 = 64 << 20;
 /// If it cannot be read, or is too large.
 pub async fn read_result(address: &str) -> Result<Vec<u8>> {
     if address.starts_with("s3://") {
-        let limit = usize::try_from(LIMIT).unwrap_or(usize::MAX);
+        let limit = usize::try_from(LARGEST_RESULT).unwrap_or(usize::MAX);
         return Ok(aws::read_object(address, limit).await?.to_vec());
     }
-    Ok(untrusted::read(Path::new(address), LIMIT)?)
+    Ok(untrusted::read(Path::new(address), LARGEST_RESULT)?)
 }

@@ -2,17 +2,21 @@
 //! killed can still be told.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde_json::Value;
 
+use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind, SCHEMA};
 use agent_types::job_id::JobId;
 
 use super::output_file;
 use super::sink::Sink;
+
+/// Maximum bytes of a line that is read: an event is smaller than the whole result.
+const LONGEST_LINE: u64 = super::result::LARGEST;
 
 /// Writes the file.
 #[derive(Debug)]
@@ -78,12 +82,12 @@ impl std::fmt::Display for Torn {
 /// When the file cannot be read, is no event file or not that of one job, is of another layout, or is
 /// damaged before its last line.
 pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
-    let mut reader = BufReader::new(fs_err::File::open(path)?);
+    let mut reader = BufReader::new(untrusted::open(path)?);
     let mut line = Vec::new();
     let mut reading = OneJob::default();
     for number in 1u64.. {
         line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
+        if read_line(&mut reader, &mut line).map_err(|bad| bad.at(path, number))? == 0 {
             return match number {
                 1 => Err(empty(path)),
                 _ => Ok(None),
@@ -108,14 +112,14 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
 /// # Errors
 /// As [`read`], and when the file has no events of the job.
 pub fn read_job(path: &Path, job: &JobId, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
-    let mut reader = BufReader::new(fs_err::File::open(path)?);
+    let mut reader = BufReader::new(untrusted::open(path)?);
     let mut line = Vec::new();
     let (mut offset, mut torn) = (0, None);
     let mut found: Vec<Place> = Vec::new();
     let mut others = BTreeSet::new();
     for number in 1u64.. {
         line.clear();
-        let bytes = reader.read_until(b'\n', &mut line)?;
+        let bytes = read_line(&mut reader, &mut line).map_err(|bad| bad.at(path, number))?;
         if bytes == 0 {
             break;
         }
@@ -144,12 +148,18 @@ pub fn read_job(path: &Path, job: &JobId, mut each: impl FnMut(&Event)) -> Resul
     for Place { offset, line: number, .. } in found {
         reader.seek(SeekFrom::Start(offset))?;
         line.clear();
-        reader.read_until(b'\n', &mut line)?;
+        read_line(&mut reader, &mut line).map_err(|bad| bad.at(path, number))?;
         let value = serde_json::from_slice(&line).map_err(Bad::Json);
         let event = value.and_then(|value| reading.next(value)).map_err(|bad| bad.at(path, number))?;
         each(&event);
     }
     Ok(torn)
+}
+
+/// Reads the next line; 0 bytes at the end of the file.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<usize, Bad> {
+    let bytes = reader.take(LONGEST_LINE + 1).read_until(b'\n', line).map_err(Bad::Read)?;
+    if bytes as u64 > LONGEST_LINE { Err(Bad::TooLong) } else { Ok(bytes) }
 }
 
 /// Where a job's event stands in a file.
@@ -216,6 +226,8 @@ impl OneJob {
 
 /// What is wrong with a line.
 enum Bad {
+    Read(std::io::Error),
+    TooLong,
     Json(serde_json::Error),
     NoHead,
     Schema(String),
@@ -242,6 +254,11 @@ impl Bad {
         let place = format!("{}:{line}", path.display());
         let this = env!("CARGO_PKG_VERSION");
         match self {
+            Bad::Read(error) => Error::machine(format!("{place}: cannot read this line")).because(&error),
+            Bad::TooLong => {
+                Error::usage(format!("{place}: this line is longer than {LONGEST_LINE} bytes"))
+                    .hint("the file is damaged; name an events.jsonl as build-agent has written it")
+            }
             Bad::Json(error) => Error::usage(format!("{place}: this is not a line of JSON"))
                 .because(&error)
                 .hint("the file is damaged; name an events.jsonl as build-agent has written it"),
@@ -341,6 +358,24 @@ mod tests {
         text.extend([0; 100]);
         let (_, torn) = read_text(&text).unwrap();
         assert_eq!(torn, Some(Torn { line: 3, bytes: 100 }));
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_fill_the_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        fs_err::write(&path, lines(&failing_job()[..2])).unwrap();
+        fs_err::OpenOptions::new().append(true).open(&path).unwrap().set_len(20 << 30).unwrap();
+        let mut events = 0;
+        for error in [read(&path, |_| events += 1), read_job(&path, &"x".into(), |_| {})] {
+            let error = error.unwrap_err();
+            assert!(error.message.contains("events.jsonl:3: this line is longer than"), "{error}");
+        }
+        assert_eq!(events, 2);
+        // Nor does a pipe make it wait.
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read(&pipe, |_| {}).unwrap_err().message.contains("no regular file"));
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub use report_files::FILE_DEADLINE;
 pub use reports::{NotMade, Report, Reports, make as make_reports};
 pub use reproduce::{Checkout, ReproducePlan};
 pub use result::{
-    parse as parse_result, read as read_result, render as render_result, write as write_result,
+    LARGEST as LARGEST_RESULT, parse as parse_result, read as read_result, render as render_result,
+    write as write_result,
 };
 pub use sink::Sink;
 pub use stored_report::StoredReport;

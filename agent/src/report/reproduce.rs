@@ -10,7 +10,7 @@ use url::Url;
 
 use agent_types::error::{Error, Result};
 use agent_types::reproduction::Reproduction;
-use agent_types::sanitize::{clean, sanitize};
+use agent_types::sanitize::{acts, clean, sanitize};
 
 use super::console::shell_word;
 use super::summary::Summary;
@@ -36,6 +36,9 @@ const OPTIONS: [(&str, bool); 9] = [
     ("--no-prefetch", false),
     ("--write-signatures", false),
 ];
+
+/// The stage that writes outside of the checkout and the work directory.
+const PUBLISH: &str = "publish";
 
 /// Keys of the manifest that are about the machines of the original job.
 const ELSEWHERE: [&str; 4] = ["artifacts.", "cache.", "github.", "cost."];
@@ -98,9 +101,7 @@ impl ReproducePlan {
         }
         if is_run {
             arguments.extend(["--set".to_owned(), "cache.access=off".to_owned()]);
-            if !arguments.iter().any(|word| word == "--only") {
-                arguments.extend(["--skip".to_owned(), "publish".to_owned()]);
-            }
+            arguments.extend(["--skip".to_owned(), PUBLISH.to_owned()]);
             notes.push("it neither uses the share nor publishes artifacts".into());
         }
         for repo in summary.repos.iter().filter(|repo| repo.url.is_none()) {
@@ -148,7 +149,7 @@ impl ReproducePlan {
         text.push_str("set -eu\n");
         match &self.checkout {
             Some(Checkout { url, fetch, commit }) => {
-                let _ = writeln!(text, "git clone {} source", shell_word(url));
+                let _ = writeln!(text, "git clone {} source", shell_word(&plain(url)));
                 if let Some(fetch) = fetch {
                     let _ = writeln!(text, "git -C source fetch origin {}", shell_word(fetch));
                 }
@@ -166,9 +167,9 @@ impl ReproducePlan {
         let words: Vec<String> = match &self.image {
             Some(image) => {
                 let words = self.container(image, "TOP", "build-agent-work", true);
-                words.iter().map(|word| shell_word(word).replace("=TOP/", "=\"$PWD\"/")).collect()
+                words.iter().map(|word| shell_word(&plain(word)).replace("=TOP/", "=\"$PWD\"/")).collect()
             }
-            None => self.arguments.iter().map(|word| shell_word(word)).collect(),
+            None => self.arguments.iter().map(|word| shell_word(&plain(word))).collect(),
         };
         match self.image {
             Some(_) => text.push_str("docker "),
@@ -187,7 +188,7 @@ fn title(summary: &Summary) -> String {
     let job = &summary.job;
     let commit = job.commit.as_deref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
     format!(
-        "Repeats the job {}: {} on {}{commit}; it was {}",
+        "Repeats the job {}: {} on {}{commit}; its outcome was {}",
         job.id.as_str(),
         job.name,
         job.release,
@@ -203,6 +204,7 @@ fn arguments(words: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
         return Err(Error::usage("this result does not say which command its job was"));
     };
     let mut kept = vec![command.to_owned()];
+    let mut only: Option<Vec<String>> = None;
     while let Some(word) = words.next() {
         if !word.starts_with('-') {
             // The layers of a check. That of a run is the manifest, which has its own place.
@@ -232,9 +234,21 @@ fn arguments(words: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
                 ));
                 continue;
             }
+            if word == "--only" {
+                let others = value.split(',').filter(|stage| stage.trim() != PUBLISH);
+                only.get_or_insert_default().extend(others.map(str::to_owned));
+                continue;
+            }
         }
         kept.push(word.to_owned());
         kept.extend(value.map(str::to_owned));
+    }
+    match only {
+        None => {}
+        Some(stages) if stages.is_empty() => {
+            return Err(Error::usage("this job only published artifacts, which is not repeated"));
+        }
+        Some(stages) => kept.extend(["--only".to_owned(), stages.join(",")]),
     }
     Ok(kept)
 }
@@ -318,19 +332,20 @@ fn directory_name(layer: &Path) -> String {
     if usual { name } else { "layer".into() }
 }
 
-/// The text as a shell reads it from the lines that follow, to the byte except for control characters.
+/// The text as a shell reads it from the lines that follow, to the byte except for what a terminal would interpret.
 fn here_document(text: &str) -> String {
+    let text = plain(text);
     let mut end = "END_OF_FILE".to_owned();
     while text.lines().any(|line| line == end) {
         end.push('_');
     }
-    let lines: String = text.lines().map(|line| format!("{}\n", plain(line))).collect();
+    let lines: String = text.lines().map(|line| format!("{line}\n")).collect();
     format!("<<'{end}'\n{lines}{end}")
 }
 
 /// Without what a terminal would interpret.
-fn plain(line: &str) -> String {
-    line.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| ['\t', '\n'].contains(c) || !acts(*c)).collect()
 }
 
 #[cfg(test)]
@@ -386,7 +401,8 @@ mod tests {
         let poky = "repos.\"poky\".commit=aaaabbbbccccddddeeeeffff0000111122223333";
         let mut wanted = words("run ci/x.toml --set");
         wanted.push("build.targets=[\"a\"]".into());
-        wanted.extend(words(&format!("--only check --set {poky} --base {BASE} --set cache.access=off")));
+        let rest = format!("--only check --set {poky} --base {BASE} --set cache.access=off --skip publish");
+        wanted.extend(words(&rest));
         assert_eq!(plan.arguments, wanted);
         let checkout = Checkout {
             url: "https://github.com/owner/meta-x.git".into(),
@@ -420,6 +436,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_published() {
+        for (given, only) in [
+            ("", None),
+            ("--only build,publish", Some("build")),
+            ("--only build --only publish,check", Some("build,check")),
+        ] {
+            let given = words(&format!("build-agent run x.toml {given}"));
+            let given: Vec<&str> = given.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+            let plan = ReproducePlan::of(&summary(&given)).unwrap();
+            assert!(plan.arguments.ends_with(&words("--skip publish")), "{:?}", plan.arguments);
+            let at = plan.arguments.iter().position(|word| word == "--only");
+            assert_eq!(at.map(|at| plan.arguments[at + 1].as_str()), only);
+        }
+    }
+
+    #[test]
     fn a_check_needs_no_manifest() {
         let mut check = summary(&["build-agent", "check", "meta-a", ".", "--release", "scarthgap"]);
         let known = check.reproduction.as_mut().unwrap();
@@ -433,7 +465,8 @@ mod tests {
     fn the_script_is_one_that_a_shell_reads() {
         let mut hostile = summary(&["build-agent", "run", "x.toml", "--set", "name=it's; rm -rf /"]);
         let known = hostile.reproduction.as_mut().unwrap();
-        known.manifest = Some("a\nEND_OF_FILE\nrm -rf /\n\u{1b}[2J$(id)\n".into());
+        // The end of the text must not appear when control characters are removed.
+        known.manifest = Some("a\nEND_\u{1b}OF_FILE\nrm -rf /\n\u{1b}[2J$(id)\n".into());
         hostile.job.name = "x\nrm -rf /".into();
         let script = ReproducePlan::of(&hostile).unwrap().script();
         for wanted in [
@@ -454,7 +487,7 @@ mod tests {
         fn known(summary: &mut Summary) -> &mut Reproduction {
             summary.reproduction.as_mut().unwrap()
         }
-        let table: [(Change, &str); 9] = [
+        let table: [(Change, &str); 10] = [
             (|it| known(it).image = Some("--privileged".into()), "is not the name of a container image"),
             (|it| known(it).image = Some("x -v /:/host".into()), "is not the name of a container image"),
             (|it| known(it).source = Some("ext::sh -c id".into()), "is not the URL of a git repository"),
@@ -463,6 +496,7 @@ mod tests {
             (|it| known(it).manifest_path = Some("/etc/x.toml".into()), "does not lie in the checkout"),
             (|it| known(it).manifest = None, "does not have the manifest"),
             (|it| it.job.reproduce = vec!["sh".into(), "-c".into(), "id".into()], "which command"),
+            (|it| it.job.reproduce = words("build-agent run x.toml --only publish"), "only published"),
             (|it| it.job.reproduce = words("build-agent check /etc"), "does not lie in the checkout"),
         ];
         for (change, wanted) in table {

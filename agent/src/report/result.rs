@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
 use super::cost::Cost;
@@ -13,6 +14,9 @@ use super::totals::Totals;
 
 /// Names the layout; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/result/v1";
+
+/// Maximum bytes of a file that is read: more than that of a build of the whole world with all its tests.
+pub const LARGEST: u64 = 64 << 20;
 
 /// The content of the file.
 #[derive(Serialize)]
@@ -56,9 +60,9 @@ pub fn write(summary: &Summary, out: &Path) -> Result<()> {
 /// Reads a `result.json` back.
 ///
 /// # Errors
-/// If it is not a result, or has another layout.
+/// If it is not a regular file, is too large, is not a result, or has another layout.
 pub fn read(path: &Path) -> Result<Summary> {
-    parse(&fs_err::read(path)?, &path.display().to_string())
+    parse(&untrusted::read(path, LARGEST)?, &path.display().to_string())
 }
 
 /// Reads the text of a `result.json` with this name back.
@@ -129,6 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn a_huge_file_and_a_pipe_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("result.json");
+        fs_err::File::create(&path).unwrap().set_len(20 << 30).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.message.contains("is larger than"), "{error}");
+        fs_err::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read(&path).unwrap_err().message.contains("no regular file"));
+    }
+
+    #[test]
     fn other_files_are_refused_with_their_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("result.json");
@@ -148,3 +164,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "hostile_result_tests.rs"]
+mod hostile_result_tests;

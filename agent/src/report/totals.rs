@@ -215,14 +215,15 @@ impl Totals {
                 Level::Info => &mut totals.finding_infos,
             } += 1;
         }
-        totals.tasks = summary.units.iter().map(|unit| unit.tasks).sum();
+        // A file that somebody changed may have any numbers.
+        totals.tasks = summary.units.iter().map(|unit| unit.tasks).fold(0, u64::saturating_add);
         totals.failed_tasks = summary.failed_tasks.len() as u64;
         for artifact in &summary.artifacts {
             match artifact.link {
                 Some(_) => totals.artifact_links += 1,
                 None => {
                     totals.artifacts += 1;
-                    totals.artifact_bytes += artifact.bytes;
+                    totals.artifact_bytes = totals.artifact_bytes.saturating_add(artifact.bytes);
                 }
             }
         }

@@ -25,19 +25,26 @@ pub const PAGE: u64 = 256 * 1024;
 /// Bytes: for what programs write, too (patches).
 pub const SOURCE: u64 = 8 * 1024 * 1024;
 
-/// The content of a regular file of at most `limit` bytes.
+/// Opens a regular file.
 ///
 /// # Errors
-/// Besides those of opening and reading: [`ErrorKind::InvalidInput`] for what is no regular file, and
-/// [`ErrorKind::FileTooLarge`].
-pub fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+/// Besides those of opening: [`ErrorKind::InvalidInput`] for what is no regular file.
+pub fn open(path: &Path) -> std::io::Result<fs_err::File> {
     let mut options = OpenOptions::new();
     // Without it, opening a pipe waits for somebody who writes into it.
     let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is no regular file", path.display())));
     }
-    bounded(file, limit)?.ok_or_else(|| {
+    Ok(file)
+}
+
+/// The content of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// Besides those of [`open`] and of reading: [`ErrorKind::FileTooLarge`].
+pub fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    bounded(open(path)?, limit)?.ok_or_else(|| {
         Error::new(ErrorKind::FileTooLarge, format!("`{}` is larger than {limit} bytes", path.display()))
     })
 }

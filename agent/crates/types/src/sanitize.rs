@@ -61,7 +61,7 @@ pub fn clean(line: &str) -> Cow<'_, str> {
 }
 
 /// Whether it is a control character, a mark that reorders text, or invalid in XML.
-fn acts(char: char) -> bool {
+pub fn acts(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
 }

@@ -357,7 +357,9 @@ fn cves(compared: &Comparison) -> Option<String> {
 fn sizes(sizes: &[SizeChange]) -> Option<String> {
     let before = |change: &SizeChange| change.before.as_ref().map_or(0, |old| old.bytes);
     let after = |change: &SizeChange| change.after.unwrap_or(0);
-    let (old, new): (u64, u64) = (sizes.iter().map(before).sum(), sizes.iter().map(after).sum());
+    // The sizes are those that a file tells.
+    let sum = |of: &dyn Fn(&SizeChange) -> u64| sizes.iter().map(of).fold(0, u64::saturating_add);
+    let (old, new) = (sum(&before), sum(&after));
     if sizes.is_empty() {
         return None;
     }

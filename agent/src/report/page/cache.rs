@@ -48,7 +48,7 @@ fn bar(sstate: &Sstate) -> Markup {
         ("share", "from the share", sstate.mirrors),
         ("missed", "missed", sstate.missed),
     ];
-    let whole = parts.iter().map(|(.., objects)| objects).sum::<u64>().max(1);
+    let whole = parts.iter().map(|(.., objects)| *objects).fold(0, u64::saturating_add).max(1);
     let mut from = 0.0;
     let bars: Vec<(&str, f64, f64)> = parts
         .iter()

@@ -14,7 +14,7 @@ mod tasks;
 mod test_table;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests;
+pub(super) mod tests;
 mod text;
 mod timeline;
 mod verdict;

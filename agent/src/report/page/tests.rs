@@ -39,7 +39,7 @@ fn task_events(recipe: &str, task: &str, start: u64, end: u64) -> [Event; 2] {
 }
 
 /// A job of a pull request that has something in each part of the page.
-pub(super) fn rich() -> Summary {
+pub(in crate::report) fn rich() -> Summary {
     let sample = |percent: f64| MachineSample {
         memory_used: 20 << 30,
         memory_limit: 72 << 30,
