@@ -221,6 +221,28 @@ fn doctor_finding_has_a_fix() {
     assert!(!sandbox.work().exists(), "the doctor makes nothing");
 }
 
+#[test]
+fn doctor_prints_one_document_for_all_releases_of_a_matrix() {
+    let Some(sandbox) = Sandbox::new("doctor_prints_one_document_for_all_releases_of_a_matrix") else {
+        return;
+    };
+    sandbox.change_manifest("release = \"scarthgap\"", "[matrix]\nrelease = [\"kirkstone\", \"scarthgap\"]");
+    let manifest = sandbox.manifest();
+    let ran = sandbox.call([Path::new("doctor"), &manifest, Path::new("--json")]);
+    ran.assert_code(&[0, 3, 4]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+    let exit =
+        ["passed", "machine", "upstream"][[0, 3, 4].iter().position(|code| ran.code == Some(*code)).unwrap()];
+    assert_eq!(report["exit"], exit);
+    let findings = report["findings"].as_array().unwrap();
+    for release in ["kirkstone", "scarthgap"] {
+        assert!(findings.iter().any(|finding| finding["release"] == release), "{release}: {report:#}");
+    }
+    assert!(findings.iter().all(|finding| finding["release"].is_string()));
+    let text = sandbox.call([Path::new("doctor"), &manifest]);
+    text.assert_says(&["kirkstone:\n", "\nscarthgap:\n"]);
+}
+
 /// A verdict belongs to one job: a caller of another job must not find it.
 #[test]
 fn a_wrong_command_line_invalidates_the_last_verdict() {

@@ -30,18 +30,17 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         let lab = crate::config::load_lab(file)?;
         let build_user = agent_process::build_user(lab.build_user.as_deref(), &lab.state);
         let input = LabDoctor { lab, agent_is_root: environment.root, build_user, runner };
-        return print_findings(&doctor::check_lab(&input).await, &interrupt, args.json);
+        return print_findings(&[("", doctor::check_lab(&input).await)], &interrupt, args.json);
     }
-    let mut exit = ExitStatus::Passed;
+    let mut checked = Vec::new();
     for (subject, asked) in subjects(&args, environment).await? {
-        let found = check(subject, asked, &runner, environment).await;
-        let of_this = print_findings(&found, &interrupt, args.json)?;
-        exit = if exit == ExitStatus::Passed { of_this } else { exit };
+        let release = subject.release.name;
+        checked.push((release, check(subject, asked, &runner, environment).await));
         if interrupt.state().is_some() {
             break;
         }
     }
-    Ok(exit)
+    print_findings(&checked, &interrupt, args.json)
 }
 
 /// Checks for one job.
@@ -69,16 +68,24 @@ async fn check(
     doctor::run_checks(&input).await
 }
 
-fn print_findings(findings: &Findings, interrupt: &Interrupt, json: bool) -> Result<ExitStatus> {
+/// Prints the findings of each release, and returns the exit status for all.
+fn print_findings(checked: &[(&str, Findings)], interrupt: &Interrupt, json: bool) -> Result<ExitStatus> {
     if interrupt.state().is_some() {
         return Ok(ExitStatus::Cancelled);
     }
     if json {
-        print::json(findings.json())?;
+        print::json(Findings::json_of_releases(checked))?;
     } else {
-        print::text(&findings.to_string())?;
+        for (number, (release, findings)) in checked.iter().enumerate() {
+            if checked.len() > 1 {
+                let blank = if number > 0 { "\n" } else { "" };
+                print::text(&format!("{blank}{release}:\n"))?;
+            }
+            print::text(&findings.to_string())?;
+        }
     }
-    Ok(findings.exit_status())
+    let all = checked.iter().flat_map(|(_, findings)| findings.0.clone());
+    Ok(Findings(all.collect()).exit_status())
 }
 
 /// What to check for, each with its build user: the manifest's job, or one cell of each release of its matrix; without a

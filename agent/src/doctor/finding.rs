@@ -146,6 +146,22 @@ impl Findings {
         serde_json::json!({ "schema": SCHEMA, "exit": self.exit_status(), "findings": self })
     }
 
+    /// The document of `--json` for several releases: each finding names the release that it was checked for.
+    pub fn json_of_releases(checked: &[(&str, Findings)]) -> serde_json::Value {
+        if let [(_, findings)] = checked {
+            return findings.json();
+        }
+        let all = Findings(checked.iter().flat_map(|(_, findings)| findings.0.clone()).collect());
+        let mut document = all.json();
+        let releases =
+            checked.iter().flat_map(|(release, findings)| std::iter::repeat_n(release, findings.0.len()));
+        let findings = document["findings"].as_array_mut().into_iter().flatten();
+        for (finding, release) in findings.zip(releases) {
+            finding["release"] = serde_json::json!(release);
+        }
+        document
+    }
+
     fn count(&self, state: State) -> usize {
         self.0.iter().filter(|finding| finding.state == state).count()
     }
@@ -227,6 +243,22 @@ mod tests {
         ]);
         let names: Vec<_> = left.iter().map(|finding| finding.found.as_str()).collect();
         assert_eq!(names, ["/b", "/a is not", "/b is odd", "builder"]);
+    }
+
+    #[test]
+    fn json_of_several_releases_is_one_document() {
+        let good = || Findings(vec![Finding::ok("git", "there")]);
+        let bad =
+            Findings(vec![Finding::ok("git", "there"), Finding::failed("host tools", "gone", "get them")]);
+        assert_eq!(Findings::json_of_releases(&[("scarthgap", good())]), good().json());
+        let json = Findings::json_of_releases(&[("kirkstone", good()), ("scarthgap", bad)]);
+        assert_eq!((&json["schema"], &json["exit"]), (&SCHEMA.into(), &"machine".into()));
+        let found: Vec<_> = json["findings"].as_array().unwrap().iter().collect();
+        let named = |finding: &serde_json::Value| format!("{} {}", finding["release"], finding["name"]);
+        assert_eq!(
+            found.into_iter().map(named).collect::<Vec<_>>(),
+            ["\"kirkstone\" \"git\"", "\"scarthgap\" \"git\"", "\"scarthgap\" \"host tools\""]
+        );
     }
 
     #[test]
