@@ -13,6 +13,7 @@ use agent_types::source::GitSource;
 
 use super::current_dir::current_dir;
 use super::head::unrecorded_runner;
+use super::layer_store::layer_store;
 use super::limited_reading::limit_reading;
 use super::origin;
 use super::print;
@@ -119,9 +120,7 @@ impl<'a> Resolver<'a> {
 
     /// A checkout in the layer store, where the job finds it again.
     async fn checkout(&self, name: &str, source: &GitSource) -> Result<(std::path::PathBuf, String)> {
-        let here = current_dir()?;
-        let store =
-            config::work_dir(self.request.work_dir.as_deref(), self.environment, &here)?.join("layers");
+        let store = layer_store(self.request, self.environment)?;
         let (runner, _logs) = unrecorded_runner(self.redactor(name, source), LIMIT)?;
         let trusted = config::is_trusted(self.request, self.environment);
         let access = access(self.request, self.environment).for_source(trusted);

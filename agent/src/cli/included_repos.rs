@@ -7,8 +7,8 @@ use crate::stages::checkout;
 use agent_process::{Redactor, Runner};
 use agent_types::error::Result;
 
-use super::current_dir::current_dir;
 use super::head::unrecorded_runner;
+use super::layer_store::layer_store;
 use super::print;
 use super::servers::access;
 
@@ -53,7 +53,7 @@ async fn fetch(
     runner: &Runner,
 ) -> Result<IncludedRepo> {
     let name = repo.name.clone();
-    let store = config::work_dir(request.work_dir.as_deref(), environment, &current_dir()?)?.join("layers");
+    let store = layer_store(request, environment)?;
     let access = access(request, environment).for_source(config::is_trusted(request, environment));
     let began = SystemTime::now();
     let (root, commit) = checkout::one(store, runner, &access, &name, &repo.source).await?;

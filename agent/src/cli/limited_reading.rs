@@ -19,10 +19,9 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
     let checkout = environment.source_dir().map_or(here.as_path(), |(_, directory)| directory).to_owned();
     let user = reader(request.build_user.as_deref(), &checkout);
     let manifest = request.first_file().and_then(|path| Some(here.join(path).parent()?.to_owned()));
-    let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
-    let own =
-        [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
-    let own = own.into_iter().flatten().chain(request.rules.roots().map(Path::to_owned));
+    let stores = config::layer_stores(request.work_dir.as_deref(), environment, &here).ok();
+    let own = [Some(checkout), manifest, Some(config::work_tree(&here))].into_iter().flatten();
+    let own = own.chain(stores.into_iter().flatten()).chain(request.rules.roots().map(Path::to_owned));
     let real = |path: PathBuf| fs_err::canonicalize(path).ok().filter(|path| path.parent().is_some());
     let own = own.filter_map(real).collect();
     untrusted::read_named_as(untrusted::Reader { uid: user.uid, gid: user.gid, own });

@@ -31,6 +31,7 @@ mod included_repos;
 mod job;
 mod lab;
 mod lab_request;
+mod layer_store;
 mod limited_reading;
 mod lock;
 mod lock_definition;

@@ -84,7 +84,7 @@ pub use lock_file::lock_path;
 pub use manifest::{FILE_NAME, schema};
 pub use matrix::{Cell, Matrix};
 pub use patches::texts as patch_texts;
-pub use paths::{is_text, out_dir, shared_caches, work_dir, work_tree};
+pub use paths::{is_text, layer_stores, out_dir, shared_caches, work_dir, work_tree};
 pub use price_table::{MachineShape, job_prices};
 pub use problem::{Place, Problem, Problems};
 pub use request::{Pins, Request};

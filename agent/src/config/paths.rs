@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agent_types::error::{Error, Result};
 use agent_types::release::Release;
+use agent_types::share::Share;
 use agent_yocto::path_rules::{self, PathUse};
 
 use super::environment::{AgentEnvironment, CACHE, LocalCache};
@@ -185,6 +186,17 @@ pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
     Ok(out)
 }
 
+/// The stores of layer checkouts that a job without settings will use, as [`Paths::layers`] names them: with the shared
+/// caches, and if it cannot use those. They may be the same.
+///
+/// # Errors
+/// If the work directory or the directory of the shared caches is not configured, or cannot be used.
+pub fn layer_stores(work_dir: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Result<[PathBuf; 2]> {
+    let own = self::work_dir(work_dir, env, cwd)?;
+    let shared = shared_caches(work_dir, env, cwd)?.unwrap_or_else(|| own.clone());
+    Ok([shared, own].map(|top| Share::new(top).layers()))
+}
+
 /// The directory with the work directories of all jobs.
 ///
 /// # Errors
@@ -343,6 +355,24 @@ mod tests {
         assert!(refused.contains("BUILD_AGENT_CACHE") && refused.contains("/a b"), "{refused}");
         let env = AgentEnvironment::from_map([("BUILD_AGENT_CACHE", "/c")]);
         assert_eq!(shared_caches(None, &env, Path::new("/")).unwrap(), Some("/c".into()), "without HOME");
+    }
+
+    #[test]
+    fn layers_are_in_one_store_before_and_after_the_settings_are_known() {
+        let plain = Request::default();
+        for variables in [
+            &[][..],
+            &[("BUILD_AGENT_CACHE", "/c")],
+            &[("BUILD_AGENT_CACHE", "off")],
+            &[("BUILD_AGENT_WORK_DIR", "/w"), ("BUILD_AGENT_CACHE", "/c")],
+            &[("CI", "true")],
+        ] {
+            let env = AgentEnvironment::from_map([&[("HOME", "/h")], variables].concat());
+            let paths = resolve(&plain, &env, Path::new("/"), "meta-x", scarthgap()).unwrap();
+            let without_caches = Paths { caches: paths.work.clone(), ..paths.clone() };
+            let wanted = [paths.layers(), without_caches.layers()];
+            assert_eq!(layer_stores(None, &env, Path::new("/")).unwrap(), wanted, "{variables:?}");
+        }
     }
 
     #[test]

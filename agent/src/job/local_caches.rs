@@ -1,4 +1,5 @@
-//! The local caches that the jobs of one user share: whether this job can use them, and its leases on them.
+//! The local caches that the jobs of one user share: whether this job can use them, and its leases on them. The store of
+//! layer checkouts is shared in any case.
 //!
 //! BitBake locks each download and renames each object of shared state into its place, so jobs can use the same
 //! directories at the same time. A prune honours the leases.
@@ -37,23 +38,44 @@ pub struct CacheLease {
 }
 
 /// Takes leases on the local caches that the job shares with others. If it cannot use them, it gets caches of its own and
-/// a warning. Blocks for a second at most.
+/// a warning; then the lease is for the layer checkouts alone. Blocks for a second at most.
 pub fn claim_caches(settings: &Settings) -> (Settings, Option<CacheLease>) {
-    if !settings.paths.shares_caches() {
-        return (settings.clone(), None);
+    let mut settings = settings.clone();
+    if settings.paths.shares_caches() {
+        // Configure reports that there is no build user.
+        let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout);
+        match claim(&settings, user.ok().flatten().as_ref()) {
+            Ok(lease) => return (settings, Some(lease)),
+            Err(error) => {
+                let message =
+                    format!("this job does not use the caches of your other jobs: {}", error.message);
+                let hint =
+                    error.hint.unwrap_or_else(|| "BUILD_AGENT_CACHE names another directory".to_owned());
+                settings = settings.with_own_caches();
+                settings.warnings.push((message, hint));
+            }
+        }
     }
-    // Configure reports that there is no build user.
-    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
-    match claim(settings, user.as_ref()) {
-        Ok(lease) => (settings.clone(), Some(lease)),
+    match claim_checkouts(&settings) {
+        Ok(lease) => (settings, Some(CacheLease { _leases: vec![lease], _lock: None })),
         Err(error) => {
-            let mut settings = settings.with_own_caches();
-            let message = format!("this job does not use the caches of your other jobs: {}", error.message);
-            let hint = error.hint.unwrap_or_else(|| "BUILD_AGENT_CACHE names another directory".to_owned());
-            settings.warnings.push((message, hint));
+            let message = format!("a prune may delete this job's layer checkouts: {}", error.message);
+            let hint = "do not run `build-agent cache prune` while this job runs".to_owned();
+            settings.warnings.push((message, error.hint.unwrap_or(hint)));
             (settings, None)
         }
     }
+}
+
+/// A lease for the layer checkouts of a job with caches of its own.
+fn claim_checkouts(settings: &Settings) -> Result<Lease> {
+    let top = settings.cache.layers.parent().unwrap_or(&settings.cache.layers);
+    take_lease(settings, &Share::new(top))
+}
+
+fn take_lease(settings: &Settings, share: &Share) -> Result<Lease> {
+    let until = SystemTime::now() + settings.limits.job + settings.limits.grace + MARGIN;
+    Lease::take(share, settings.release.name, until, [])
 }
 
 fn claim(settings: &Settings, user: Option<&User>) -> Result<CacheLease> {
@@ -64,12 +86,10 @@ fn claim(settings: &Settings, user: Option<&User>) -> Result<CacheLease> {
     for directory in [&cache.downloads, &cache.sstate, &cache.hash_database] {
         verify_owner(directory, user)?;
     }
-    let until = SystemTime::now() + settings.limits.job + settings.limits.grace + MARGIN;
-    let take = |share: &Share| Lease::take(share, settings.release.name, until, []);
-    let mut leases = vec![take(&top)?];
     // The first one is for the layer checkouts, which are in one place for all.
+    let mut leases = vec![take_lease(settings, &top)?];
     if own != top {
-        leases.push(take(&own)?);
+        leases.push(take_lease(settings, &own)?);
     }
     Ok(CacheLease { _leases: leases, _lock: lock })
 }

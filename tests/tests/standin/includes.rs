@@ -38,6 +38,40 @@ fn a_job_with_files_of_the_checkout() {
     ]);
 }
 
+/// `BUILD_AGENT_CACHE` moves the store of checkouts, also for files that are read before the job starts.
+#[test]
+fn a_repository_of_included_files_is_in_the_store_of_the_job() {
+    let test = "a_repository_of_included_files_is_in_the_store_of_the_job";
+    let Some(sandbox) = Sandbox::new(test) else { return };
+    let rules = split(&sandbox, "rules:base.toml");
+    let upstream = sandbox.path().join("upstream/rules");
+    std::fs::create_dir_all(&upstream).unwrap();
+    git(&upstream, ["init", "--quiet", "--initial-branch", "main"]);
+    std::fs::write(upstream.join("base.toml"), rules).unwrap();
+    commit(&upstream, "Begin");
+    let own = std::fs::read_to_string(sandbox.manifest()).unwrap();
+    let url = upstream.display();
+    sandbox.write_manifest(&format!("{own}\n[repos.rules]\nurl = \"file://{url}\"\nbranch = \"main\"\n"));
+    let (store, beside) = (sandbox.path().join("cache/layers"), sandbox.work().join("layers"));
+    let run = |cache: &std::path::Path| {
+        let mut command = sandbox.run_command();
+        command.env("BUILD_AGENT_CACHE", cache);
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[0]);
+        ran
+    };
+    run(store.parent().unwrap());
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 2, "poky, and the rules");
+    assert!(!beside.exists(), "one store is enough");
+    let rules = sandbox.result()["repos"][1].clone();
+    assert_eq!((&rules["name"], &rules["how"]), (&"rules".into(), &"stored".into()), "it was fetched once");
+    // Caches that cannot be used cost a job only time.
+    let file = sandbox.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    run(&file).assert_says(&["does not use the caches of your other jobs"]);
+    assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 2);
+}
+
 /// The commit of the file is the commit of the job, with a lock and without one.
 #[test]
 fn a_job_with_a_file_of_a_repository() {

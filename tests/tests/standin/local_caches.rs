@@ -180,6 +180,40 @@ fn the_cache_commands_know_the_local_caches() {
     running.wait().assert_code(&[130]);
 }
 
+/// Jobs with caches of their own share the store of layer checkouts with others.
+#[test]
+fn a_prune_keeps_the_layer_checkouts_of_a_job_with_caches_of_its_own() {
+    let test = "a_prune_keeps_the_layer_checkouts_of_a_job_with_caches_of_its_own";
+    let Some(job) = Job::new(test) else { return };
+    let work = job.0.work();
+    let checkouts = || {
+        let repos = std::fs::read_dir(work.join("layers")).unwrap().flatten();
+        let entries = repos.flat_map(|repo| std::fs::read_dir(repo.path()).unwrap().flatten());
+        entries.filter(|entry| entry.file_type().unwrap().is_dir()).count()
+    };
+    let prune = || job.cache(&["prune", "--layers-max-age", "0s"], &work).assert_code(&[0]);
+    let file = job.0.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    // In CI, if it is said, and if the shared ones cannot be used.
+    for (variable, value) in
+        [("CI", "true"), ("BUILD_AGENT_CACHE", "off"), ("BUILD_AGENT_CACHE", file.to_str().unwrap())]
+    {
+        let mut command = hanging(&job);
+        command.env(variable, value);
+        let log = job.0.out().join("logs");
+        let _ = std::fs::remove_dir_all(&log);
+        let mut running = job.0.start(command);
+        running.wait_until("the build", || log.exists() && job.0.logs().contains("hanging"));
+        prune();
+        assert_eq!(checkouts(), 1, "{variable}={value}: poky is in use");
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        running.wait().assert_code(&[130]);
+        assert_eq!(std::fs::read_dir(work.join("leases")).unwrap().count(), 0, "the lease ends with the job");
+        prune();
+        assert_eq!(checkouts(), 0, "{variable}={value}: nothing uses poky");
+    }
+}
+
 /// A job whose build hangs until it is stopped.
 fn hanging(job: &Job) -> Command {
     job.0.behaviour("bitbake hang");
