@@ -262,6 +262,46 @@ fn an_image_runs_with_names_of_variables_on_its_command_line() {
 const RUNNER_USER: &str = "nobody";
 const RUNNER_GROUP: &str = "nogroup";
 
+impl Runner {
+    /// Runs the action as a user who is not root, from a copy of its sources that this user can read.
+    fn run_without_root(&self, inputs: &Value) -> Steps {
+        let plain = self.command("fork", inputs);
+        let of = |program: &str, words: &[&str]| {
+            let status = Command::new(program).args(words).arg(self.sandbox.path()).status();
+            assert!(status.unwrap().success());
+        };
+        let sources = self.sandbox.path().join("sources");
+        if !sources.exists() {
+            of("chown", &["-R", RUNNER_USER]);
+            std::fs::create_dir(&sources).unwrap();
+            for name in ["action.yml", ".ci", "tests/stand-ins/runner", "tests/stand-ins/engine"] {
+                let to = sources.join(name);
+                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                let status = Command::new("cp").arg("-r").arg(repository().join(name)).arg(&to).status();
+                assert!(status.unwrap().success());
+            }
+            std::fs::copy(github::event_path("fork"), sources.join("fork.json")).unwrap();
+            std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
+            for name in ["build-agent", "build-agent-shim"] {
+                std::fs::copy(self.programs.join(name), self.sandbox.path().join(name)).unwrap();
+            }
+            of("chmod", &["-R", "a+rX"]);
+        }
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", RUNNER_USER, "--regid", RUNNER_GROUP, "--init-groups"])
+            .arg(sources.join("action"));
+        command.arg(&sources).args(plain.get_args().skip(1)).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let stand_ins = sources.join("tests/stand-ins");
+        let path = std::env::var("PATH").unwrap();
+        let path =
+            format!("{}:{}:{path}", stand_ins.join("runner").display(), stand_ins.join("engine").display());
+        command.env("PATH", path).env("GITHUB_EVENT_PATH", sources.join("fork.json"));
+        self.run_command(command)
+    }
+}
+
 /// On GitHub's machines the runner is not root, and may use sudo.
 #[test]
 fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
@@ -270,45 +310,10 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
         return skip(TEST, "only root can become another user");
     }
     let Some(runner) = Runner::new(TEST) else { return };
-    let owner = |path: &Path| {
-        let status = Command::new("chown").args(["-R", RUNNER_USER]).arg(path).status();
-        assert!(status.unwrap().success());
-    };
-    let share_mode = |path: &Path| {
-        let status = Command::new("chmod").args(["-R", "a+rX"]).arg(path).status();
-        assert!(status.unwrap().success());
-    };
     let program = runner.sandbox.path().join("build-agent");
     let mut inputs = runner.inputs(json!({ "share": "" }));
     inputs["binary"] = program.display().to_string().into();
-    let plain = runner.command("fork", &inputs);
-    owner(runner.sandbox.path());
-    // The user must be able to start the program and the scripts of the action.
-    for name in ["build-agent", "build-agent-shim"] {
-        std::fs::copy(runner.programs.join(name), runner.sandbox.path().join(name)).unwrap();
-    }
-    let sources = runner.sandbox.path().join("sources");
-    std::fs::create_dir(&sources).unwrap();
-    for name in ["action.yml", ".ci", "tests/stand-ins/runner"] {
-        let to = sources.join(name);
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let status = Command::new("cp").arg("-r").arg(repository().join(name)).arg(&to).status();
-        assert!(status.unwrap().success());
-    }
-    std::fs::copy(github::event_path("fork"), sources.join("fork.json")).unwrap();
-    std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
-    share_mode(runner.sandbox.path());
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", RUNNER_USER, "--regid", RUNNER_GROUP, "--init-groups"])
-        .arg(sources.join("action"));
-    command.arg(&sources).args(plain.get_args().skip(1)).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let path = std::env::var("PATH").unwrap();
-    command.env("PATH", format!("{}:{path}", sources.join("tests/stand-ins/runner").display()));
-    command.env("GITHUB_EVENT_PATH", sources.join("fork.json"));
-    let steps = runner.run_command(command);
-    steps.assert_verdict("passed", 0);
+    runner.run_without_root(&inputs).assert_verdict("passed", 0);
     let notes = runner.notes();
     let start =
         notes.lines().find(|line| line.contains("--preserve-env=")).unwrap_or_else(|| panic!("{notes}"));
@@ -317,6 +322,31 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
         assert!(names.split(',').any(|one| one == name), "no {name} in {names}");
     }
     assert!(!names.contains("INPUT_") && !names.contains("GITHUB_OUTPUT"), "{names}");
+}
+
+/// In the image the agent is root, also for the merged reports; later steps are not.
+#[test]
+fn merged_reports_of_an_image_belong_to_the_user_of_the_runner() {
+    const TEST: &str = "merged_reports_of_an_image_belong_to_the_user_of_the_runner";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(TEST, "only root can become another user");
+    }
+    let Some(runner) = Runner::new(TEST) else { return };
+    let merged = runner.sandbox.layer().join("merged");
+    for directory in [&merged, &runner.sandbox.layer().join("downloaded")] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let image = "registry.example/build-agent:v1";
+    let inputs = json!({
+        "command": "merge", "cells": "{}", "result": "downloaded", "out": "merged", "image": image,
+    });
+    runner.run_without_root(&inputs).assert_verdict("passed", 0);
+    let notes = runner.notes();
+    let wrote = notes.lines().position(|line| line.contains(&format!("{image} report --cells={{}} --out=")));
+    let owned =
+        |line: &str| line.starts_with("sudo -n chown") && line.ends_with(&merged.display().to_string());
+    let given = notes.lines().position(owned);
+    assert!(wrote.is_some() && wrote < given, "{notes}");
 }
 
 /// `actions/checkout` leaves its token in git's configuration, or since version 6 in a file that it includes.
