@@ -12,6 +12,7 @@
 pub mod areas;
 pub mod bucket;
 pub mod dangling;
+mod first_names;
 pub mod layers;
 pub mod lease;
 pub mod names;

@@ -304,7 +304,8 @@ impl Publication<'_> {
         objects
     }
 
-    async fn failed(&self, problems: Vec<Problem>, events: &Emitter) -> Outcome {
+    async fn failed(&self, mut problems: Vec<Problem>, events: &Emitter) -> Outcome {
+        problems.sort_by(|one, other| one.path.cmp(&other.path));
         for problem in &problems {
             events
                 .emit(EventKind::Finding(Finding {

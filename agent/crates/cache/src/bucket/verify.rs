@@ -65,6 +65,7 @@ pub async fn verify(
         checking.remove().await?;
     }
     let mut verified = checking.verified;
+    verified.failures.sort();
     verified.complete &= !stop();
     let requests = objects.meter().so_far();
     verified.operations = requests.writes_and_lists + requests.reads + requests.deletes;

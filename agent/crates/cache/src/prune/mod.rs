@@ -166,6 +166,7 @@ impl Pruned {
             None => lease.to_string(),
         };
         self.leases = live.iter().map(told).collect();
+        self.leases.sort();
         let oldest = live.iter().map(|(_, lease)| stamp::time(lease.since)).min();
         self.oldest_lease = oldest.map(|since| humantime::format_rfc3339_seconds(since).to_string());
     }
@@ -191,6 +192,7 @@ pub fn prune(share: &Share, options: &Options, interrupt: &Interrupt, now: Syste
     let run = Run { share, options, interrupt, now, walk, root: open(share)? };
     let mut pruned = Pruned { dry_run: options.dry_run, ..Pruned::default() };
     run.all(&mut pruned)?;
+    pruned.failures.sort();
     pruned.operations = operations.into_inner();
     pruned.seconds = begun.elapsed().as_secs_f64();
     Ok(pruned)

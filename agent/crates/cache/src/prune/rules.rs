@@ -7,6 +7,7 @@ use super::Options;
 use super::name_spill::NameSpill;
 use super::plan::{Candidate, Group, Sum};
 use crate::areas::{Area, AreaKind};
+use crate::first_names;
 use crate::lease::{Author, LiveLease};
 use crate::stamp::nanoseconds;
 use crate::units::Unit;
@@ -136,7 +137,7 @@ pub struct Found {
     pub all: Sum,
 }
 
-/// A count, and the first names.
+/// A count, and the first names in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Names {
     pub count: u64,
@@ -149,9 +150,7 @@ impl Names {
 
     pub fn add(&mut self, name: impl FnOnce() -> String) {
         self.count += 1;
-        if self.first.len() < Names::TOLD {
-            self.first.push(name());
-        }
+        first_names::insert(&mut self.first, name(), Names::TOLD);
     }
 }
 

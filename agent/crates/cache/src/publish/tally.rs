@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::copy::Failure;
 use super::local::Skipped;
 use super::put::PutOutcome;
+use crate::first_names;
 use agent_types::events::CacheCounts;
 use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
@@ -169,9 +170,7 @@ impl Tally {
     pub(crate) fn refuse(&self, why: String) {
         self.with(|sum| {
             sum.refusals += 1;
-            if sum.refused.len() < SHOWN {
-                sum.refused.push(why);
-            }
+            first_names::insert(&mut sum.refused, why, SHOWN);
         });
     }
 
@@ -202,9 +201,7 @@ impl Published {
                 self.counts.differing += 1;
                 if alarming {
                     self.alarms += 1;
-                    if self.alarming.len() < SHOWN {
-                        self.alarming.push(name.to_owned());
-                    }
+                    first_names::insert(&mut self.alarming, name.to_owned(), SHOWN);
                 }
             }
             PutOutcome::Large(_) => {}

@@ -105,6 +105,7 @@ pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: Syst
             verified.complete = false;
         }
     }
+    verified.failures.sort();
     verified.complete &= !stop();
     verified.operations = operations.into_inner();
     verified.seconds = begun.elapsed().as_secs_f64();

@@ -37,7 +37,7 @@ pub async fn read(
     let tiers = std::iter::once(None).chain(pull_requests.iter().copied().map(Some));
     let read = tiers
         .map(|number| async move { (number, of_tier(objects, &tier(share, number), number, now).await) });
-    let mut read = stream::iter(read).buffer_unordered(width.max(1));
+    let mut read = stream::iter(read).buffered(width.max(1));
     let mut all = AllLeases::default();
     while let Some((number, leases)) = read.next().await {
         let (leases, prefix) = leases?;

@@ -146,6 +146,7 @@ impl Run<'_> {
             pruned.taken = taken;
             (pruned.used_meanwhile, pruned.gone_meanwhile) = (used, gone);
             (pruned.failed, pruned.failures) = (failed, failures);
+            pruned.failures.sort();
             if used + failed > 0 {
                 // They are not in the index any more, but still there.
                 removed.keep_all();
