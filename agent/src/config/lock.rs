@@ -13,7 +13,7 @@ use super::problem::{Diagnostic, KeyPath, Problems};
 use super::settings::{GitSource, Repo, RepoSource, Wanted};
 use super::tree::{self, Node};
 use super::validator::Validator;
-use super::{structure, values};
+use super::{manifest, structure, values};
 
 /// Its file name; it is in the manifest's directory.
 pub const FILE_NAME: &str = "build-agent.lock";
@@ -220,14 +220,18 @@ pub fn read(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Written
 
 /// Pins the repositories of the manifest's tree. If there is a lock, it must pin all of them: a repository
 /// that it does not name, or that changed in the manifest, is a problem. Only a repository that `--set` of
-/// this call changes is not pinned, with a notice.
+/// this call changes is not pinned, with a notice. `name`: the manifest on the command line, for hints.
 pub fn apply(
     written: &Written,
-    manifest: &Node,
+    (name, tree): (&str, &Node),
     repos: &mut [Repo],
     problems: &mut Problems,
     notices: &mut Vec<String>,
 ) {
+    let command = match name {
+        manifest::FILE_NAME => "build-agent lock".to_owned(),
+        name => format!("build-agent lock {name}"),
+    };
     for name in written.lock.repos.keys() {
         if !repos.iter().any(|repo| repo.name == *name) {
             notices.push(format!("{FILE_NAME} names `{name}`, which the manifest does not: ignored"));
@@ -236,14 +240,15 @@ pub fn apply(
     for repo in repos {
         let RepoSource::Git(source) = &mut repo.source else { continue };
         let path = KeyPath::root().key("repos").key(&repo.name);
-        if ["url", "branch", "tag", "commit"].iter().any(|key| manifest.place(&path.key(key)).is_flag()) {
+        if ["url", "branch", "tag", "commit"].iter().any(|key| tree.place(&path.key(key)).is_flag()) {
             notices.push(format!("--set changes [repos.{}], so {FILE_NAME} does not pin it", repo.name));
             continue;
         }
         match written.lock.pins(&repo.name) {
             [locked] => {
                 let mut check = Validator { tree: &written.tree, problems, meant: Vec::new() };
-                compare(&mut check, &path, locked, source, &repo.name);
+                let hint = format!("{command} --update {}", repo.name);
+                compare(&mut check, &path, locked, source, &hint);
                 source.locked = Some(locked.commit.clone()).filter(|commit| !commit.is_empty());
             }
             several => match several.iter().find(|locked| locked.pins(source)) {
@@ -251,9 +256,9 @@ pub fn apply(
                 // A commit in the manifest is a pin already.
                 None if !floats(source) => {}
                 None => {
-                    let mut check = Validator { tree: manifest, problems, meant: Vec::new() };
+                    let mut check = Validator { tree, problems, meant: Vec::new() };
                     let mistake = Diagnostic::new(not_pinned(FILE_NAME, source));
-                    check.key(&path, mistake.hint("build-agent lock"));
+                    check.key(&path, mistake.hint(&command));
                 }
             },
         }
@@ -291,7 +296,7 @@ fn not_pinned(file: &str, source: &GitSource) -> String {
     }
 }
 
-fn compare(check: &mut Validator, path: &KeyPath, locked: &Locked, source: &GitSource, name: &str) {
+fn compare(check: &mut Validator, path: &KeyPath, locked: &Locked, source: &GitSource, hint: &str) {
     let wanted = Locked::new(source, &locked.commit);
     let commit = source.wanted.commit().map(str::to_owned);
     let pairs = [
@@ -307,7 +312,6 @@ fn compare(check: &mut Validator, path: &KeyPath, locked: &Locked, source: &GitS
         }
         let say = |text: Option<&String>| text.map_or("nothing".into(), |text| format!("`{text}`"));
         let message = format!("is {} here and {} in the manifest", say(locked), say(wanted));
-        let hint = format!("build-agent lock --update {name}");
         check.value(&path.key(key), Diagnostic::new(message).hint(hint));
     }
 }
@@ -339,12 +343,16 @@ mod tests {
 
     /// Applies a lock to repositories of the manifest `[repos.poky]`.
     fn lock(text: &str, repos: &mut [Repo]) -> (String, Vec<String>) {
+        lock_of("build-agent.toml", text, repos)
+    }
+
+    fn lock_of(name: &str, text: &str, repos: &mut [Repo]) -> (String, Vec<String>) {
         let mut problems = Problems::default();
         let mut notices = Vec::new();
         let manifest = "[repos.poky]\nbranch = 'x'\n[repos.other]\n";
         let manifest = tree::parse("build-agent.toml", manifest, &mut problems).unwrap();
         let written = read(FILE_NAME, text.as_bytes(), &mut problems).unwrap();
-        apply(&written, &manifest, repos, &mut problems, &mut notices);
+        apply(&written, (name, &manifest), repos, &mut problems, &mut notices);
         (problems.to_string(), notices)
     }
 
@@ -396,6 +404,8 @@ mod tests {
             "build-agent.toml:1:8: [repos.poky]: build-agent.lock does not pin it for branch `x`\n  hint: build-agent lock\n\
              1 problem; nothing was run"
         );
+        let (said, _) = lock_of("ci/x.toml", "version = 1\n", &mut repos);
+        assert!(said.contains("hint: build-agent lock ci/x.toml\n"), "{said}");
     }
 
     #[test]
@@ -443,7 +453,13 @@ mod tests {
                 let mut repos = [repo.clone()];
                 match is_strict {
                     true => pin_all(&written, "pins", &manifest, &mut repos, &mut problems),
-                    false => apply(&written, &manifest, &mut repos, &mut problems, &mut Vec::new()),
+                    false => apply(
+                        &written,
+                        ("build-agent.toml", &manifest),
+                        &mut repos,
+                        &mut problems,
+                        &mut Vec::new(),
+                    ),
                 }
                 let RepoSource::Git(source) = &repos[0].source else { continue };
                 assert_eq!(source.locked.as_deref(), wanted, "{repo:?}: {problems}");

@@ -47,7 +47,8 @@ pub fn apply(
         }
     };
     if let Some(written) = written {
-        lock::apply(&written, tree, &mut repos.repos, problems, &mut repos.notices);
+        let named = (project_root.manifest_name.as_str(), tree);
+        lock::apply(&written, named, &mut repos.repos, problems, &mut repos.notices);
     }
 }
 

@@ -98,7 +98,10 @@ impl Steps {
                 if case.outcome.is_success() {
                     return Vec::new();
                 }
-                let name = format!("{}.{}", case.class, case.name);
+                let name = match case.class.as_str() {
+                    "" => case.name.clone(),
+                    class => format!("{class}.{}", case.name),
+                };
                 let ended = self.ended(&case.outcome, case.seconds, "");
                 let text = format!("{:<9}  {}: {ended}", case.unit.stage, sanitize_line(&name));
                 vec![self.stamped(event, &text)]
