@@ -11,6 +11,7 @@ mod change_base;
 mod check_programs;
 mod codebuild;
 pub mod collections;
+mod credential_sources;
 mod definition;
 mod device_section;
 pub mod embedded;

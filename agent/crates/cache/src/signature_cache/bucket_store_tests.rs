@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use super::super::key::Inputs;
 use super::super::listing::Listing;
 use super::super::protocol::Answer;
-use super::super::store::{Store, Stores};
+use super::super::store::Store;
+use super::super::stores::Stores;
 use super::*;
 
 /// A bucket, and the local stores of machines.

@@ -17,7 +17,8 @@ use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
 use super::stat_cache::StatCache;
-use super::store::{Found, Stores};
+use super::store::Found;
+use super::stores::Stores;
 use super::{
     Admission, CacheResult, CacheableQuery, Invocation, NotCacheable, Place, autorev, difference, inputs,
 };

@@ -17,7 +17,7 @@ use super::key::{Inputs, Key};
 use super::parse_cache::{self, Keeps, ParseCaches, Restored, Unpacking, Users};
 use super::protocol::Answer;
 use super::stat_cache::StatCache;
-use super::store::Stores;
+use super::stores::Stores;
 use super::{CacheResult, Invocation, NotCacheable, autorev, difference, seen};
 
 /// One side of a change on one machine.
