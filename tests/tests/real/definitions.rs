@@ -9,6 +9,7 @@ use build_agent_tests::{BUILD_USER, commit, copy_tree, git, skip};
 
 use crate::POKY;
 use crate::fixture::{Fixture, NARROW_BUILD, WITHOUT_PATCH_TOOLS, WITHOUT_TOOLCHAIN};
+use crate::more_checks::clone;
 
 /// A repository with one file on a branch `main`; its commit.
 fn source(top: &Path) -> String {
@@ -108,8 +109,8 @@ const MAY_DIFFER: [(&str, &[&str]); 5] = [
     ("a set without an order", &["COMBINED_FEATURES"]),
 ];
 
-/// The variables of `bitbake -e`, with equal names for the directories.
-fn variables(said: &str) -> BTreeMap<String, String> {
+/// The variables of `bitbake -e`, with equal names for the directories. `layer` is the name of the one under test.
+fn variables(said: &str, layer: &str) -> BTreeMap<String, String> {
     let variable = |line: &str| {
         let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once("=\"")?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || "_:.+-~".contains(c);
@@ -118,18 +119,24 @@ fn variables(said: &str) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = said.lines().filter_map(variable).collect();
     let get = |name: &str| all.get(name).cloned().unwrap_or_else(|| panic!("no {name} in {said}"));
     let top = get("TOPDIR");
-    let layer =
-        get("BBLAYERS").split_whitespace().find(|layer| layer.ends_with("meta-deploy")).unwrap().to_owned();
+    let layers = get("BBLAYERS");
+    let layer = layers.split_whitespace().find(|path| path.ends_with(layer)).unwrap().to_owned();
     let above = Path::new(&top).parent().unwrap().display().to_string();
     let plain = |path: &str| path.replace(&format!("{top}/.."), &above);
+    // Where the other repositories are, of which meta-openembedded is one.
+    let repos = layers.split_whitespace().find_map(|path| path.split_once("/meta-openembedded/"));
+    let repos = repos.map(|(above, _)| (plain(above), "@REPOS@"));
     let roots: Vec<(String, &str)> = [
+        (get("BITBAKEPATH"), "@BITBAKE@"),
         (plain(&layer), "@LAYER@"),
         (get("COREBASE"), "@CORE@"),
         (get("DL_DIR"), "@DL@"),
         (get("SSTATE_DIR"), "@SSTATE@"),
         (top.clone(), "@TOP@"),
     ]
-    .into();
+    .into_iter()
+    .chain(repos)
+    .collect();
     for value in all.values_mut() {
         let short = roots.iter().fold(plain(value), |value, (root, name)| value.replace(root, name));
         *value = short.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -139,12 +146,13 @@ fn variables(said: &str) -> BTreeMap<String, String> {
     all
 }
 
-/// `bitbake -e` by kas itself, as the build user: BitBake does not run as root.
-fn by_kas(fixture: &Fixture) -> Option<String> {
+/// `bitbake -e` by kas itself, as the build user: BitBake does not run as root. `definition` is a file of the layer.
+fn by_kas(fixture: &Fixture, layer: &Path, definition: &str) -> Option<String> {
     let venv = std::env::var_os("BUILD_AGENT_TEST_KAS").map(PathBuf::from)?;
     let packages = fs::read_dir(venv.join("lib")).ok()?.flatten().next()?.path().join("site-packages");
     let (work, is_root) = (fixture.directory.path().join("kas"), nix::unistd::geteuid().is_root());
-    copy_tree(&fixture.layer(), &work.join("meta-deploy"));
+    let name = layer.file_name().unwrap().to_str().unwrap();
+    copy_tree(layer, &work.join(name));
     let mut command = Command::new(if is_root { "setpriv" } else { "env" });
     if is_root {
         assert!(Command::new("chown").args(["-R", BUILD_USER]).arg(&work).status().unwrap().success());
@@ -153,7 +161,7 @@ fn by_kas(fixture: &Fixture) -> Option<String> {
     command.args(["-i", "PATH=/usr/bin:/bin", "LANG=en_US.UTF-8", "LC_ALL=en_US.UTF-8"]);
     command.arg(format!("PYTHONPATH={}", packages.display())).arg(format!("KAS_WORK_DIR={}", work.display()));
     command
-        .args(["python3", "-m", "kas", "shell", "meta-deploy/kas.yml", "-c", "bitbake -e"])
+        .args(["python3", "-m", "kas", "shell", &format!("{name}/{definition}"), "-c", "bitbake -e"])
         .current_dir(&work);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -179,13 +187,26 @@ fn bitbake_has_the_variables_that_kas_gives_it() {
     fs::write(layer.join("base.yml"), included).unwrap();
     fs::write(layer.join("kas.yml"), text).unwrap();
     commit(&layer, "A definition of kas");
-    let Some(kas) = by_kas(&fixture) else {
-        return skip(test, "no kas in $BUILD_AGENT_TEST_KAS for the python3 of the system (pip install kas)");
-    };
-    let ran = fixture.call(&["shell", "kas.yml", "--", "bitbake", "-e"]);
-    ran.assert_code(&[0]);
-    let (kas, agent) = (variables(&kas), variables(&ran.stdout));
+    let Some((kas, agent)) = both(test, &fixture, &layer, "kas.yml") else { return };
     assert_eq!((agent["OF_PARTS"].as_str(), agent["X_OF_KAS"].as_str()), ("a", "two words"));
+    assert_equal(&kas, &agent);
+}
+
+type Variables = BTreeMap<String, String>;
+
+/// The variables by kas itself and by the agent.
+fn both(test: &str, fixture: &Fixture, layer: &Path, definition: &str) -> Option<(Variables, Variables)> {
+    let Some(kas) = by_kas(fixture, layer, definition) else {
+        skip(test, "no kas in $BUILD_AGENT_TEST_KAS for the python3 of the system (pip install kas)");
+        return None;
+    };
+    let ran = fixture.call_in(layer, &["shell", definition, "--", "bitbake", "-e"]);
+    ran.assert_code(&[0]);
+    let name = layer.file_name().unwrap().to_str().unwrap();
+    Some((variables(&kas, name), variables(&ran.stdout, name)))
+}
+
+fn assert_equal(kas: &Variables, agent: &Variables) {
     let may_differ =
         |name: &str| MAY_DIFFER.iter().any(|(_, names)| names.iter().any(|start| name.starts_with(start)));
     let names: BTreeSet<&String> = kas.keys().chain(agent.keys()).collect();
@@ -197,4 +218,63 @@ fn bitbake_has_the_variables_that_kas_gives_it() {
     println!("{} variables", names.len());
     assert!(names.len() > 2000, "{}", names.len());
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
+}
+
+const META_AWS: &str = "https://github.com/aws4embeddedlinux/meta-aws";
+const META_RASPBERRYPI: &str = "https://github.com/agherzan/meta-raspberrypi";
+
+/// The definition that meta-raspberrypi keeps for its own builds: with poky of kirkstone and fixed commits, and with the
+/// repositories of master, in which BitBake, OE-Core and meta-yocto are apart.
+fn of_meta_raspberrypi(test: &str, branch: &str) {
+    let addresses = [
+        META_RASPBERRYPI,
+        "https://git.yoctoproject.org/git/poky",
+        "http://git.openembedded.org/meta-openembedded",
+        "https://github.com/meta-qt5/meta-qt5/",
+    ];
+    let Some(fixture) = Fixture::long(test, "meta-deploy", &addresses) else { return };
+    let layer = fixture.directory.path().join("meta-raspberrypi");
+    clone(META_RASPBERRYPI, branch, &layer);
+    let Some((kas, agent)) = both(test, &fixture, &layer, "kas-poky-rpi.yml") else { return };
+    assert_eq!((agent["MACHINE"].as_str(), agent["PATCHRESOLVE"].as_str()), ("raspberrypi4", "noop"));
+    assert_equal(&kas, &agent);
+}
+
+#[test]
+fn a_public_definition_of_kirkstone_gives_the_variables_that_kas_gives() {
+    of_meta_raspberrypi("a_public_definition_of_kirkstone_gives_the_variables_that_kas_gives", "kirkstone");
+}
+
+#[test]
+fn a_public_definition_of_master_gives_the_variables_that_kas_gives() {
+    of_meta_raspberrypi("a_public_definition_of_master_gives_the_variables_that_kas_gives", "master");
+}
+
+/// The configuration that meta-aws keeps for its own check is a job, without another file: the tool comes to a verdict.
+#[test]
+fn the_configuration_of_meta_aws_is_a_job() {
+    let test = "the_configuration_of_meta_aws_is_a_job";
+    let addresses = [
+        META_AWS,
+        "https://git.openembedded.org/bitbake",
+        "https://git.openembedded.org/openembedded-core",
+        "https://git.yoctoproject.org/meta-yocto",
+        "https://github.com/openembedded/meta-openembedded.git",
+        // Recipes ask them for a tag while they are parsed.
+        "https://github.com/aws-greengrass/aws-greengrass-nucleus.git",
+        "https://github.com/aws-greengrass/aws-greengrass-component-sdk.git",
+        "https://github.com/aws/SigV4-for-AWS-IoT-embedded-sdk.git",
+    ];
+    let Some(fixture) = Fixture::long(test, "meta-deploy", &addresses) else { return };
+    let layer = fixture.directory.path().join("meta-aws");
+    clone(META_AWS, "master", &layer);
+    let file = ".github/workflows/poky-for-yocto-check-layer.conf.json";
+    let mut command = fixture.command(&["run", file, "--choose", "poky,machine/qemux86-64,distro/poky"]);
+    command.current_dir(&layer);
+    // It parses the world of all these layers several times: recipes ask a server, so no answer is cached.
+    let running = build_agent_tests::Running::start(command, fixture.directory.path());
+    let ran = running.wait_for(3 * crate::fixture::TIMEOUT);
+    // The layer changes; what counts is a verdict of the tool.
+    ran.assert_code(&[0, 1]);
+    fixture.assert_reported_as_the_tool_said_of("meta-aws");
 }

@@ -137,7 +137,12 @@ impl Fixture {
 
     /// Fails unless the report agrees for every test with the log of yocto-check-layer's last run.
     pub fn assert_reported_as_the_tool_said(&self) {
-        let log = |run: &str| self.out().join(format!("logs/yocto-check-layer-{}{run}.log", self.name));
+        self.assert_reported_as_the_tool_said_of(self.name);
+    }
+
+    /// Likewise of another layer.
+    pub fn assert_reported_as_the_tool_said_of(&self, layer: &str) {
+        let log = |run: &str| self.out().join(format!("logs/yocto-check-layer-{layer}{run}.log"));
         let last = Some(log("-again")).filter(|log| log.is_file()).unwrap_or_else(|| log(""));
         let output_text = said_by_the_tool(&std::fs::read_to_string(last).unwrap());
         assert!(output_text.len() >= 7, "the tool ran its tests: {output_text:?}");

@@ -56,7 +56,7 @@ const WORDS: [(&str, &str, &[&str]); 5] = [
 /// By the path in the checkout.
 type Verdicts = BTreeMap<String, BTreeSet<&'static str>>;
 
-fn clone(address: &str, branch: &str, directory: &Path) {
+pub fn clone(address: &str, branch: &str, directory: &Path) {
     let mut git = Command::new("git");
     git.args(["clone", "--quiet", "--depth", "1", "--branch", branch, address]).arg(directory);
     assert!(git.status().unwrap().success(), "{git:?}");
