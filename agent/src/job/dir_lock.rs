@@ -15,7 +15,7 @@ use agent_types::error::{Error, Result};
 /// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub struct DirLock {
-    _lock: File,
+    lock: File,
 }
 
 impl DirLock {
@@ -77,7 +77,15 @@ impl DirLock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "pid {}", std::process::id()));
-        Ok(DirLock { _lock: file })
+        Ok(DirLock { lock: file })
+    }
+}
+
+impl Drop for DirLock {
+    /// A child that starts at this moment has a copy of the descriptor until it executes its program, so closing it
+    /// would not release the lock.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 

@@ -26,7 +26,7 @@ const PASS_THROUGH: u32 = 0o711;
 #[derive(Debug)]
 pub struct LabState {
     root: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// The newest lease of a device, as this host knows it.
@@ -48,7 +48,7 @@ impl LabState {
         let mut options = fs_err::OpenOptions::new();
         let lock: File = options.read(true).write(true).create(true).truncate(false).open(&path)?.into();
         match lock.try_lock() {
-            Ok(()) => Ok(LabState { root: root.to_owned(), _lock: lock }),
+            Ok(()) => Ok(LabState { root: root.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::machine(format!("another lab uses the state directory `{}`", root.display()))
                     .hint("stop it, or use another directory (`state` in lab.toml)"))
@@ -121,22 +121,18 @@ impl LabState {
     }
 }
 
+impl Drop for LabState {
+    /// A child that starts at this moment has a copy of the descriptor until it executes its program, so closing it
+    /// would not release the lock.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    /// Opens it again. A child that another test is starting has a copy of the lock until it executes its program.
-    fn reopened(root: &Path) -> LabState {
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        loop {
-            match LabState::open(root) {
-                Ok(state) => return state,
-                Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
 
     #[test]
     fn one_lab_has_the_directory_and_refuses_older_leases() {
@@ -151,7 +147,7 @@ mod tests {
         }
         assert_eq!(state.known_lease("pi").unwrap().unwrap().nonce, "n4");
         drop(state);
-        let state = reopened(&root);
+        let state = LabState::open(&root).unwrap();
         assert!(state.record_lease(&lease(4)).is_err());
         fs_err::write(root.join("devices/pi/lease.json"), "{").unwrap();
         assert!(state.record_lease(&lease(9)).is_err());
