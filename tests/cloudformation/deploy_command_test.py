@@ -247,6 +247,15 @@ class Command(Moto):
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         self.assertEqual(self.parameters(account, "build-agent-meta-example"), before | {"Release": "scarthgap"})
         self.assertEqual(self.parameters(account, "build-agent-meta-example-batch-builds"), made | {"MaximumBuilds": "9"})
+        # The stacks of a layer NAME-aws have the names of the stacks of NAME on AWS Batch.
+        ran = self.run_deploy("ap-southeast-2", "--layer", "example/meta-example-aws", "--matrix", "codebuild")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        other = self.parameters(account, "build-agent-meta-example-aws-batch-builds")
+        ran = self.run_deploy("ap-southeast-2", *layer)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        ran = self.run_deploy("ap-southeast-2", *layer, "--matrix", "aws-batch")
+        self.assertIn("the stack build-agent-meta-example-aws-batch-builds checks example/meta-example-aws", ran.stderr)
+        self.assertEqual(self.parameters(account, "build-agent-meta-example-aws-batch-builds"), other)
 
     def test_a_matrix_on_aws_batch(self):
         account = self.prepare("ap-southeast-1")
@@ -351,6 +360,7 @@ class Command(Moto):
             ("--layer", "a/bb", "--mode", "x"): "--mode x",
             ("--layer", "a/bb", "--set", "Share"): "--set Share",
             ("--layer", "a/bb", "--set", "A-b=1"): "--set A-b=1: a key",
+            ("--layer", "a/bb", "--matrix", "codebuild", "--set", "Kind=builds"): "this command sets it for each stack",
             ("--layer", "a/bb", "--set", "MaximumBuilds=1"): "--set MaximumBuilds: there is no such parameter",
             ("--layer", "a/bb", "--matrix", "codebuild", "--set", "Release=x"): "--set Release: there is no such parameter",
             ("--layer", "a/bb", "--matrix", "x"): "--matrix x",
