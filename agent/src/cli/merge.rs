@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::batch::codebuild::CellBuild;
 use crate::batch::memory::{MemoryTable, MemoryUse};
 use crate::batch::merge::{Merged, Merger};
-use crate::batch::records::LARGEST_RESULT;
+use crate::batch::records::{BatchStore, LARGEST_RESULT};
 use crate::config::AgentEnvironment;
 use crate::report;
 use crate::report::{merged as reports, sarif};
@@ -28,7 +28,7 @@ pub async fn command(args: Merge, environment: &AgentEnvironment) -> Result<Exit
     let merged = merged(&cells, None).await?;
     let exit = write_reports(&merged, &mut out, environment)?;
     // The verdict does not depend on these.
-    for stored in [store_reports(&cells, out.path()).await, store_memory(&cells, &merged).await] {
+    for stored in [store_reports(&cells.store, out.path()).await, store_memory(&cells, &merged).await] {
         if let Err(error) = stored {
             print::diagnostic(format_args!("warning: {error}"));
         }
@@ -78,12 +78,23 @@ pub fn write_reports(
     Ok(reports::exit(jobs))
 }
 
-async fn store_reports(cells: &BatchCells, out: &Path) -> Result<()> {
+/// Stores the reports. One that is too large does not keep the others away.
+async fn store_reports(batch: &BatchStore, out: &Path) -> Result<()> {
+    let mut failed = None;
     for name in STORED {
-        let content = agent_fs::read::whole(&out.join(name), LARGEST_RESULT).map_err(Error::from)?;
-        cells.store.store.write(&format!("{}/{name}", cells.store.key.merged()), content).await?;
+        if let Err(error) = store_report(batch, out, name).await {
+            failed.get_or_insert(error);
+        }
     }
-    print::line(format_args!("stored in {}", cells.store.store.shown(&cells.store.key.merged())))
+    match failed {
+        Some(error) => Err(error),
+        None => print::line(format_args!("stored in {}", batch.store.shown(&batch.key.merged()))),
+    }
+}
+
+async fn store_report(batch: &BatchStore, out: &Path, name: &str) -> Result<()> {
+    let content = agent_fs::read::whole(&out.join(name), LARGEST_RESULT).map_err(Error::from)?;
+    batch.store.write(&format!("{}/{name}", batch.key.merged()), content).await
 }
 
 /// Stores the peak memory of each cell, for the machines of the next batch.
@@ -94,4 +105,33 @@ async fn store_memory(cells: &BatchCells, merged: &Merged) -> Result<()> {
     let runs = cells.cells.iter().zip(&merged.jobs);
     let runs = runs.filter_map(|(cell, job)| Some((cell.id.as_str(), MemoryUse::of(job)?)));
     cells.store.store.write(&path, known.with(runs).render().into_bytes()).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use agent_artifacts::records::RecordStore;
+    use agent_types::artifact::Destination;
+
+    use super::*;
+    use crate::batch::key::BatchKey;
+
+    #[tokio::test]
+    async fn a_report_that_is_too_large_does_not_keep_the_others_away() {
+        let (root, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let destination = Destination::Directory(root.path().to_owned());
+        let store = RecordStore::open(&destination, false, None, "index.json").await.unwrap();
+        let key = BatchKey::new("x", Some("c0ffee"), false, "d1", "b-1").unwrap();
+        let batch = BatchStore { store, key };
+        for name in STORED {
+            std::fs::write(out.path().join(name), name).unwrap();
+        }
+        let large = std::fs::OpenOptions::new().write(true).open(out.path().join(STORED[0])).unwrap();
+        large.set_len(LARGEST_RESULT + 1).unwrap();
+        assert!(store_reports(&batch, out.path()).await.is_err());
+        for (place, name) in STORED.iter().enumerate() {
+            let stored = batch.store.read(&format!("{}/{name}", batch.key.merged()), 100).await.unwrap();
+            assert_eq!(stored.is_some(), place > 0, "{name}");
+        }
+    }
 }
