@@ -17,7 +17,8 @@ pub fn part_of(cells: usize) -> usize {
     ALL_RESULTS / cells.max(1)
 }
 
-/// The result, if it is within the limit; else without what the verdict and the failures do not need.
+/// The result, if it is within the limit; else without what the verdict, the failures and the findings do not need. If that is
+/// not enough, it has fewer findings, and says that some are missing.
 ///
 /// # Errors
 /// If it is too large without details.
@@ -25,6 +26,30 @@ pub fn shortened(mut summary: Summary, limit: usize) -> Result<Summary> {
     if size(&summary)? <= limit {
         return Ok(summary);
     }
+    remove_details(&mut summary);
+    let message =
+        "details are only in the report of the cell: the results of all cells are too large".to_owned();
+    summary.notices.truncate(MOST);
+    summary.notices.push(Notice { level: Level::Warning, message, hint: None });
+    if size(&summary)? <= limit {
+        return Ok(summary);
+    }
+    if summary.findings.len() > MOST {
+        // GitHub would take the others for fixed.
+        summary.unchecked_jobs = 1;
+    }
+    summary.findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    summary.findings.truncate(MOST);
+    summary.failed_tasks.truncate(MOST);
+    match size(&summary)? {
+        bytes if bytes > limit => {
+            Err(Error::usage(format!("its result is too large: {bytes} bytes without details, of {limit}")))
+        }
+        _ => Ok(summary),
+    }
+}
+
+fn remove_details(summary: &mut Summary) {
     summary.timeline = Timeline::default();
     // The next batch chooses the machine by the peak.
     let peak = summary.machine.iter().max_by_key(|at| at.sample.memory_used).cloned();
@@ -37,19 +62,6 @@ pub fn shortened(mut summary: Summary, limit: usize) -> Result<Summary> {
     for unit in &mut summary.units {
         unit.cases.retain(|case| !case.outcome.is_success());
         unit.cache_queries.clear();
-    }
-    summary.findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    summary.findings.truncate(MOST);
-    summary.failed_tasks.truncate(MOST);
-    summary.notices.truncate(MOST);
-    let message =
-        "details are only in the report of the cell: the results of all cells are too large".to_owned();
-    summary.notices.push(Notice { level: Level::Warning, message, hint: None });
-    match size(&summary)? {
-        bytes if bytes > limit => {
-            Err(Error::usage(format!("its result is too large: {bytes} bytes without details, of {limit}")))
-        }
-        _ => Ok(summary),
     }
 }
 
@@ -76,6 +88,7 @@ fn size(summary: &Summary) -> Result<usize> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::report::CaseResult;
     use crate::report::sample::{failing_job, reduce};
 
     #[test]
@@ -83,6 +96,7 @@ mod tests {
         let mut summary = reduce(&failing_job());
         assert_eq!(shortened(summary.clone(), part_of(2)).unwrap(), summary);
         let passed = summary.units.iter().map(|unit| unit.cases.len()).sum::<usize>();
+        assert!(summary.has_checked());
         let one = summary.artifacts.first().cloned();
         let mut finding = summary.findings[0].clone();
         finding.message = "x".repeat(1000);
@@ -98,6 +112,18 @@ mod tests {
         assert!(failed.clone().count() > 0 && failed.clone().all(|case| !case.outcome.is_success()));
         assert!(short.notices.last().unwrap().message.starts_with("details are only"));
         assert!(size(&short).unwrap() < 1 << 20);
+        assert!(!short.has_checked(), "some findings are missing");
+    }
+
+    #[test]
+    fn details_are_removed_before_findings() {
+        let mut summary = reduce(&failing_job());
+        summary.findings = vec![summary.findings[0].clone(); MOST + 1];
+        let passed = |case: &&mut CaseResult| case.outcome.is_success();
+        let case = summary.units.iter_mut().flat_map(|unit| &mut unit.cases).find(passed).unwrap();
+        case.message = "x".repeat(1 << 20);
+        let short = shortened(summary, 1 << 20).unwrap();
+        assert!(short.findings.len() == MOST + 1 && short.has_checked(), "{} findings", short.findings.len());
     }
 
     #[test]

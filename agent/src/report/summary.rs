@@ -123,7 +123,7 @@ pub struct Summary {
     /// In the order in which they were first heard of.
     pub units: Vec<UnitResult>,
     pub findings: Vec<Finding>,
-    /// In the result of several jobs: how many of them checked nothing, so that their findings are missing.
+    /// How many jobs of this result have no findings, because they checked nothing, or only a part of them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unchecked_jobs: u64,
     pub failed_tasks: Vec<TaskFailed>,

@@ -108,6 +108,6 @@ fn the_post_of_a_batch_has_its_findings() {
     result["unchecked_jobs"] = json!(1);
     std::fs::write(&file, result.to_string()).unwrap();
     let posted = post("result.json");
-    posted.assert_says(&["sarif: no findings are uploaded, because 1 job checked nothing"]);
+    posted.assert_says(&["sarif: no findings are uploaded, because those of 1 job are missing"]);
     assert_eq!(server.state()["sarifs"].as_array().unwrap().len(), 1);
 }

@@ -196,7 +196,7 @@ impl Poster {
                 0 => "the job has no findings to upload, because it checked nothing".to_owned(),
                 jobs => {
                     let jobs = agent_types::words::count(jobs, "job");
-                    format!("no findings are uploaded, because {jobs} checked nothing")
+                    format!("no findings are uploaded, because those of {jobs} are missing")
                 }
             });
         }
