@@ -216,8 +216,9 @@ fn limits_and_mistakes_are_reported_before_the_start() {
     let ran = batches.run();
     ran.assert_code(&[2]);
     ran.assert_says(&["the batch has 4 builds, with `warm` and `merge`, and the project allows 3"]);
-    let calls: [(&[&str], &str); 4] = [
+    let calls: [(&[&str], &str); 5] = [
         (&["batch"], "--project is missing"),
+        (&["batch", "--print-jobs", "--no-fetch"], "cannot be used with '--no-fetch'"),
         (&["batch", "--project", "other"], "CodeBuild has no project `other`"),
         (&["batch", "--project", PROJECT, "--cell", "board_a"], "a batch runs all cells"),
         (&["merge", "--batch", "a/b"], "use at most 64 letters"),

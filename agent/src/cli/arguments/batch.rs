@@ -29,7 +29,7 @@ pub struct Batch {
     #[arg(long)]
     pub print_spec: bool,
     /// Print the input of the state machine of cloudformation/aws_batch.yml, and start nothing
-    #[arg(long, conflicts_with_all = ["project", "print_spec"])]
+    #[arg(long, conflicts_with_all = ["project", "print_spec", "warm", "no_fetch", "keep_older"])]
     pub print_jobs: bool,
     /// The version that CodeBuild checks out: a commit, or pr/NUMBER [default: as this build of CodeBuild, else the commit]
     #[arg(long, value_name = "VERSION")]
