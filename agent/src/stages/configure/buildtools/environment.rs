@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use agent_fs::untrusted;
+use agent_fs::read;
+use agent_fs::untrusted::PAGE;
 use agent_process::{Command, Runner};
 use agent_types::error::{Error, Result};
 use agent_yocto::environment::{HostTools, host_environment};
@@ -12,6 +13,9 @@ use super::variables;
 
 /// Prints the environment, and prints it again after the script.
 const SCRIPT: &str = "/usr/bin/env -0 >before || exit 3\n. \"$1\" >&2 || true\n/usr/bin/env -0 >after\n";
+
+/// Names of variables in one message.
+const MOST_NAMES: usize = 20;
 
 /// What the script of the buildtools changes in the environment of layer code.
 ///
@@ -39,15 +43,17 @@ pub async fn environment(
         stopped(&ended)?;
         return Err(failed(format!("{} ended with {}", script.display(), ended.end)));
     }
-    let read = |name: &str| untrusted::read(&scratch.join(name), untrusted::PAGE);
+    // The script can put a link there, and root must not read for it.
+    let read = |name: &str| read::whole(&scratch.join(name), PAGE);
     let (before, after) = (read("before"), read("after"));
     let (Ok(before), Ok(after)) = (before, after) else {
         return Err(failed(format!("{} left no environment", script.display())));
     };
     let changed = variables::changed(&before, &after).map_err(failed)?;
     if !changed.ignored.is_empty() {
-        let message =
-            format!("the buildtools set variables that do not reach BitBake: {}", changed.ignored.join(", "));
+        let names = changed.ignored.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+        let more = if changed.ignored.len() > MOST_NAMES { ", …" } else { "" };
+        let message = format!("the buildtools set variables that do not reach BitBake: {names}{more}");
         let hint = "the agent sets them itself, or their names are those of credentials: docs/trust.md";
         runner.events.warn(message, Some(hint.into())).await;
     }

@@ -28,6 +28,7 @@ use crate::stages::configure::build_dir::hand_over;
 pub const COMPLETE: &str = "complete";
 pub const LOCK: &str = "lock";
 pub const INSTALLER: &str = "sh";
+pub const PART: &str = "part";
 
 /// Between two looks whether the lock is free.
 const POLL: Duration = Duration::from_millis(500);
@@ -100,8 +101,9 @@ impl<'a> Installation<'a> {
         self.obtain(runner).await?;
         self.run(&lock, users, scratch, runner).await?;
         self.script()?;
-        let directory = self.directory.clone();
-        blocking(&runner.interrupt, "the buildtools were installed", move || seal::seal(&directory)).await?;
+        let (directory, uid) = (self.directory.clone(), users.whoami.uid);
+        blocking(&runner.interrupt, "the buildtools were installed", move || seal::seal(&directory, uid))
+            .await?;
         fs::write(self.beside(COMPLETE), format!("{}\n", self.buildtools.url))?;
         remove_file(&self.beside(INSTALLER), &self.store)
     }
@@ -114,7 +116,7 @@ impl<'a> Installation<'a> {
         if blocking(&runner.interrupt, "the installer was verified", verify).await? {
             return Ok(());
         }
-        let part = self.beside("part");
+        let part = self.beside(PART);
         remove_file(&part, &self.store)?;
         let url = &self.buildtools.url;
         runner.events.info(format!("the buildtools are downloaded from {url}")).await;
@@ -206,7 +208,9 @@ impl<'a> Installation<'a> {
         runner: &Runner,
     ) -> Result<File> {
         let path = self.beside(LOCK);
-        fs::OpenOptions::new().append(true).create(true).custom_flags(NO_FOLLOW).open(&path)?;
+        // Layer code must not lock it.
+        let mut options = fs::OpenOptions::new();
+        options.append(true).create(true).mode(0o600).custom_flags(NO_FOLLOW).open(&path)?;
         // The installer gets it, and must not write there.
         let (file, _) = fs::OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&path)?.into_parts();
         let mut is_told = false;

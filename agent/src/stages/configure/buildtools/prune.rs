@@ -12,7 +12,7 @@ use agent_fs::read::NO_FOLLOW;
 use agent_fs::remove::{remove_file, remove_tree};
 use agent_types::error::Result;
 
-use super::installation::{COMPLETE, INSTALLER, LOCK};
+use super::installation::{COMPLETE, INSTALLER, LOCK, PART};
 
 /// What was deleted, by the checksums of the installers.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,15 +48,16 @@ pub fn prune(store: &Path, max_age: Duration, now: SystemTime, dry_run: bool) ->
             continue;
         };
         let (lock, _): (File, _) = lock.into_parts();
-        let is_there =
-            [beside(COMPLETE), beside(INSTALLER), store.join(&name)].iter().any(|path| path.exists());
+        let files = [COMPLETE, INSTALLER, PART].map(beside);
+        let is_there = files.iter().chain([&store.join(&name)]).any(|path| path.exists());
         if !is_there || lock.try_lock().is_err() {
             continue;
         }
         // The lock file stays: a job that waits for it would hold a deleted one.
         let delete = || -> Result<()> {
-            remove_file(&beside(COMPLETE), store)?;
-            remove_file(&beside(INSTALLER), store)?;
+            for file in &files {
+                remove_file(file, store)?;
+            }
             remove_tree(&store.join(&name), store)
         };
         match if dry_run { Ok(()) } else { delete() } {
@@ -85,11 +86,16 @@ mod tests {
                 complete.set_modified(now - days * day).unwrap();
             }
         }
+        // A download that was killed.
+        for name in ["e.lock", "e.part"] {
+            fs::write(at(name), "").unwrap();
+        }
         let lock = File::open(at("b.lock")).unwrap();
         lock.lock_shared().unwrap();
         let prune = |dry_run| prune(top.path(), 5 * day, now, dry_run).unwrap();
-        assert_eq!(prune(true).deleted, ["a", "d"]);
-        assert_eq!(prune(false).deleted, ["a", "d"]);
+        assert_eq!(prune(true).deleted, ["a", "d", "e"]);
+        assert_eq!(prune(false).deleted, ["a", "d", "e"]);
+        assert!(!at("e.part").exists());
         assert_eq!(["a", "b", "c", "d"].map(|name| at(name).exists()), [false, true, true, false]);
         assert_eq!(prune(false), PrunedBuildtools::default());
         drop(lock);

@@ -14,6 +14,9 @@ const PASSTHROUGH: [&str; 2] = ["BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHI
 /// No value is longer, in bytes.
 const LONGEST: usize = 32 << 10;
 
+/// Characters of a name that a message shows.
+const SHOWN: usize = 60;
+
 /// The changes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Changed {
@@ -30,7 +33,7 @@ pub fn changed(before: &[u8], after: &[u8]) -> Result<Changed, String> {
     let (before, after) = (variables(before)?, variables(after)?);
     let path = after.get("PATH").ok_or("its script leaves no PATH")?;
     if let Some(part) = path.split(':').find(|part| !part.starts_with('/')) {
-        return Err(format!("its PATH has `{part}`, which is not an absolute path"));
+        return Err(format!("its PATH has `{}`, which is not an absolute path", shown(part)));
     }
     let mut tools = HostTools { path: (*path).to_owned(), ..HostTools::default() };
     let mut ignored = Vec::new();
@@ -49,10 +52,15 @@ pub fn changed(before: &[u8], after: &[u8]) -> Result<Changed, String> {
         } else if name_of_variable(name).is_ok() {
             tools.variables.push(((*name).to_owned(), (*value).to_owned()));
         } else {
-            ignored.push(name.escape_debug().to_string());
+            ignored.push(shown(name));
         }
     }
     Ok(Changed { tools, ignored })
+}
+
+/// The beginning of a text.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
 }
 
 fn variables(text: &[u8]) -> Result<BTreeMap<&str, &str>, String> {
@@ -61,10 +69,7 @@ fn variables(text: &[u8]) -> Result<BTreeMap<&str, &str>, String> {
     for entry in text.split_terminator('\0') {
         let (name, value) = entry.split_once('=').ok_or("its environment has an entry without `=`")?;
         if value.len() > LONGEST || value.chars().any(char::is_control) {
-            return Err(format!(
-                "the value of {} is too long or has control characters",
-                name.escape_debug()
-            ));
+            return Err(format!("the value of {} is too long or has control characters", shown(name)));
         }
         variables.insert(name, value);
     }
@@ -118,6 +123,7 @@ mod tests {
     #[test]
     fn an_environment_that_cannot_be_used_is_an_error() {
         let long = format!("A={}", "x".repeat(LONGEST + 1));
+        let long_name = format!("{}=\n", "x".repeat(1000));
         for (after, why) in [
             (vec!["HOME=/h"], "no PATH"),
             (vec!["PATH=/t::/bin"], "has ``"),
@@ -126,9 +132,10 @@ mod tests {
             (vec!["PATH=/bin", "A=\u{1b}[31m"], "control characters"),
             (vec!["PATH=/bin", "BASH_FUNC_x%%=() {\n}"], "control characters"),
             (vec!["PATH=/bin", &long], "too long"),
+            (vec!["PATH=/bin", &long_name], "too long"),
         ] {
             let error = of(&["PATH=/bin"], &after).unwrap_err();
-            assert!(error.contains(why), "{after:?}: {error}");
+            assert!(error.contains(why) && error.len() < 200, "{after:?}: {error}");
         }
         assert!(changed(b"PATH=/bin\0", b"PATH=/bin\0A=\xff\0").unwrap_err().contains("UTF-8"));
     }
