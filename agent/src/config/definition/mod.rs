@@ -63,13 +63,26 @@ pub struct Fetched {
 #[derive(Clone, Debug)]
 struct FetchedRepo {
     path: PathBuf,
+    /// Where its files are read: those of the checkout are rules, which may come from a base.
+    read_in: PathBuf,
     source: RepoSource,
     commit: Option<String>,
 }
 
 impl Fetched {
     pub fn add(&mut self, key: String, source: RepoSource, path: PathBuf, commit: Option<String>) {
-        self.repos.insert(key, FetchedRepo { path, source, commit });
+        self.repos.insert(key, FetchedRepo { read_in: path.clone(), path, source, commit });
+    }
+
+    /// The same with the files of local directories as the rules have them.
+    fn by_rules(&self, project_root: &ProjectRoot) -> Fetched {
+        let mut fetched = self.clone();
+        for repo in fetched.repos.values_mut() {
+            if matches!(repo.source, RepoSource::Path(_)) {
+                repo.read_in = project_root.rules_file(&repo.path);
+            }
+        }
+        fetched
     }
 
     /// What is known of the repository that holds the files.
@@ -90,7 +103,7 @@ impl Fetched {
 
 impl FetchedRepo {
     fn tree(&self, key: &str) -> Tree {
-        Tree { top: self.path.clone(), named: self.path.clone(), prefix: format!("{key}:") }
+        Tree { top: self.read_in.clone(), named: self.path.clone(), prefix: format!("{key}:") }
     }
 }
 
@@ -118,6 +131,11 @@ impl Tree {
             true => Ok(real),
             false => Err(format!("`{}` lies outside of {}", self.shown(path), top.display())),
         }
+    }
+
+    /// Whether its files are those of the base of a change.
+    fn is_of_base(&self) -> bool {
+        self.top != self.named
     }
 
     /// The path in the checkout.
@@ -235,6 +253,7 @@ pub fn read(
         tags: &fetched.tags,
         updates: request.lock_updates.as_deref(),
     };
+    let fetched = &fetched.by_rules(&found);
     let tree = Tree { top: read_in, named: top.clone(), prefix: String::new() };
     let mut problems = Problems::default();
     let parts = parts(&files, &tree, &around, fetched, &mut problems);
@@ -360,3 +379,7 @@ fn pin_fetched(manifest: &mut Node, repos: &[Repo], fetched: &Fetched) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

@@ -105,7 +105,7 @@ impl Loader<'_> {
         }
         let Some(mut config) = self.read(file, &shown, at) else { return };
         let is_external = !tree.prefix.is_empty();
-        if !is_external {
+        if !is_external || tree.is_of_base() {
             self.files.push(tree.named(file));
         }
         if is_lock {
