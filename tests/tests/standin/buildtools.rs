@@ -138,10 +138,8 @@ fn an_installer_that_cannot_be_used_is_an_error() {
     let missing = Server::new("404 Not Found", "");
     let busy = Server::new("503 Busy", "");
     let of_installer = sha256(&sandbox, INSTALLER);
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}/installer.sh", listener.local_addr().unwrap())
-    };
+    // A port that no test listens on.
+    let closed = "http://127.0.0.1:9/installer.sh".to_owned();
     let put = store(&sandbox).join(format!("{of_installer}.sh")).display().to_string();
     for (url, sha256, code, says) in [
         (&good.address, "0".repeat(64), 2, [of_installer.as_str(), "use the new checksum"]),
@@ -177,6 +175,26 @@ fn an_installer_that_cannot_be_used_is_an_error() {
     let ran = sandbox.run();
     ran.assert_code(&[2]);
     ran.assert_says(&["[buildtools]", "sha256"]);
+}
+
+/// The agent may be root, and must not read what the script puts in the place of the environment.
+#[test]
+fn the_environment_of_buildtools_is_not_read_through_a_link() {
+    let Some(sandbox) = Sandbox::new("the_environment_of_buildtools_is_not_read_through_a_link") else {
+        return;
+    };
+    let stolen = sandbox.path().join("stolen");
+    std::fs::write(&stolen, "PATH=/usr/bin:/bin\0STOLEN=hunter22hunter22\0").unwrap();
+    let installer = format!(
+        "#!/bin/sh\ncat >\"$2/environment-setup-x86_64-standin-linux\" <<'END'\n\
+         trap 'ln -sf {} after' EXIT\nEND\n",
+        stolen.display()
+    );
+    let server = Server::new("200 OK", &installer);
+    with_buildtools(&sandbox, &server.address, &sha256(&sandbox, &installer));
+    let ran = sandbox.run();
+    ran.assert_code(&[2]);
+    ran.assert_says(&["environment-setup-x86_64-standin-linux left no environment"]);
 }
 
 /// An installer that waits for a file. Its agent is killed, or a second job comes.
