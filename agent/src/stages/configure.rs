@@ -179,13 +179,7 @@ impl BuildEnvironment {
         user: Option<&User>,
         runner: &Runner,
     ) -> Result<()> {
-        let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), user.cloned());
-        blocking(&runner.interrupt, "a directory was emptied", move || {
-            remove_tree(&dir, &work)?;
-            fs::create_dir_all(&dir)?;
-            hand_over(&dir, user.as_ref())
-        })
-        .await
+        empty_scratch(settings, dir, user, runner).await
     }
 
     /// Makes the build directory of the job ready: see [`build_dir`].
@@ -280,6 +274,17 @@ impl BuildEnvironment {
         }
         Ok(())
     }
+}
+
+/// Makes an empty directory for `user`, in place of what was there.
+async fn empty_scratch(settings: &Settings, dir: &Path, user: Option<&User>, runner: &Runner) -> Result<()> {
+    let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), user.cloned());
+    blocking(&runner.interrupt, "a directory was emptied", move || {
+        remove_tree(&dir, &work)?;
+        fs::create_dir_all(&dir)?;
+        hand_over(&dir, user.as_ref())
+    })
+    .await
 }
 
 /// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.

@@ -4,12 +4,14 @@
 //! if the agent is killed, the next job waits for the end of the installer, and starts anew.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::unistd::geteuid;
 use url::Url;
 
 use crate::config::Buildtools;
@@ -197,8 +199,12 @@ impl<'a> Installation<'a> {
         }
     }
 
+    /// Whether everything is installed. If the agent is root, an installation that another user made, and may change, does
+    /// not count.
     fn is_complete(&self) -> bool {
-        self.beside(COMPLETE).is_file() && self.directory.is_dir()
+        let is_safe = |found: &std::fs::Metadata| !geteuid().is_root() || found.uid() == 0;
+        let directory = fs::symlink_metadata(&self.directory);
+        self.beside(COMPLETE).is_file() && directory.is_ok_and(|found| found.is_dir() && is_safe(&found))
     }
 
     /// Waits for the lock.
@@ -256,4 +262,27 @@ fn interrupted(why: Interrupted, what: &str) -> Error {
         Interrupted::OutOfTime => Class::OutOfTime,
     };
     Error::new(class, format!("the job was stopped before {what}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_installation_of_another_user_does_not_count_for_root() {
+        let top = tempfile::tempdir().unwrap();
+        let url = "https://x.example/tools.sh".parse().unwrap();
+        let buildtools = Buildtools { url, sha256: "a1".repeat(32) };
+        let installation = Installation::new(top.path().to_owned(), &buildtools);
+        assert!(!installation.is_complete());
+        fs::create_dir(&installation.directory).unwrap();
+        assert!(!installation.is_complete());
+        fs::write(installation.beside(COMPLETE), "").unwrap();
+        assert!(installation.is_complete());
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&installation.directory, Some(65_432), None).unwrap();
+            assert!(!installation.is_complete());
+        }
+    }
 }

@@ -13,15 +13,13 @@ mod variables;
 
 use std::path::Path;
 
-use fs_err as fs;
-
 use crate::config::Settings;
 use agent_fs::remove::remove_tree;
-use agent_process::{Runner, User};
+use agent_process::Runner;
 use agent_types::error::Result;
 use agent_yocto::environment::HostTools;
 
-use super::build_dir::hand_over;
+use super::empty_scratch;
 use crate::stages::blocking;
 use installation::Installation;
 
@@ -41,7 +39,7 @@ pub async fn host_tools(
 ) -> Result<(HostTools, Option<Lease>)> {
     let Some(buildtools) = &settings.buildtools else { return Ok((HostTools::default(), None)) };
     let scratch = settings.paths.buildtools_scratch();
-    empty(&scratch, settings, users.user, runner).await?;
+    empty_scratch(settings, &scratch, users.user, runner).await?;
     let installation = Installation::new(settings.paths.buildtools(), buildtools);
     let lease = loop {
         if let Some(lease) = installation.lease(runner).await? {
@@ -57,17 +55,6 @@ pub async fn host_tools(
         .info(format!("BitBake runs with the buildtools {} in {}", buildtools.url, name.display()))
         .await;
     Ok((tools, Some(lease)))
-}
-
-/// Makes an empty directory of the build user.
-async fn empty(scratch: &Path, settings: &Settings, user: Option<&User>, runner: &Runner) -> Result<()> {
-    let (dir, work, user) = (scratch.to_owned(), settings.paths.work.clone(), user.cloned());
-    blocking(&runner.interrupt, "a directory was emptied", move || {
-        remove_tree(&dir, &work)?;
-        fs::create_dir_all(&dir)?;
-        hand_over(&dir, user.as_ref())
-    })
-    .await
 }
 
 async fn remove_scratch(scratch: &Path, settings: &Settings, runner: &Runner) -> Result<()> {
