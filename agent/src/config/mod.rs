@@ -39,6 +39,7 @@ mod problem;
 mod project_root;
 pub mod remote;
 mod render;
+mod repo_files;
 mod repo_notation;
 mod repos;
 mod reproduction;

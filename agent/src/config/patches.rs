@@ -5,10 +5,9 @@ use std::path::Path;
 
 use agent_fs::untrusted;
 
-use super::paths::ProjectRoot;
 use super::problem::Diagnostic;
+use super::repo_files::{RepoFile, RepoFiles};
 use super::settings::{Patch, PatchSource};
-use super::validate::below_checkout;
 use super::values;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
@@ -16,24 +15,17 @@ type Result<T> = std::result::Result<T, Diagnostic>;
 /// The largest patch, in bytes.
 pub const LARGEST: u64 = 16 << 20;
 
-/// The patch that a text names: `REPO:PATH`, or a path relative to the manifest. `names` are those of the repositories.
-pub fn patch(text: &str, names: &[String], project_root: &ProjectRoot) -> Result<Patch> {
-    let source = match text.split_once(':') {
-        Some((repo, path)) => {
-            if !names.iter().any(|name| name == repo) {
-                let hint = format!("write REPO:PATH with one of {}", names.join(", "));
-                return Err(Diagnostic::new(format!("`{repo}` is not one of [repos]")).hint(hint));
-            }
-            let path = values::inner_path(path, "the repository")?;
-            PatchSource::Repo { repo: repo.to_owned(), path }
-        }
-        None => {
-            let path = below_checkout(text, project_root)?;
-            let texts = texts(&project_root.rules_file(&path)).map_err(|why| {
+/// The patch that a text names: `REPO:PATH`, or a path relative to the manifest.
+pub fn patch(text: &str, files: &RepoFiles) -> Result<Patch> {
+    let source = match files.find(text)? {
+        RepoFile::Repo { repo, path } => PatchSource::Repo { repo, path },
+        RepoFile::Checkout(path) => {
+            let root = files.project_root;
+            let texts = texts(&root.rules_file(&path)).map_err(|why| {
                 Diagnostic::new(format!("cannot read the patch `{text}`: {why}"))
                     .hint("name a patch file, or a directory with a quilt `series`")
             })?;
-            PatchSource::Checkout { path: project_root.in_checkout(&path), texts }
+            PatchSource::Checkout { path: root.in_checkout(&path), texts }
         }
     };
     Ok(Patch { name: text.to_owned(), source })

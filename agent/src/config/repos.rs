@@ -11,6 +11,7 @@ use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
 use super::patches;
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
+use super::repo_files::RepoFiles;
 use super::settings::{GitSource, Patch, Repo, RepoSource, Secret, Signer, Wanted};
 use super::signers;
 use super::validator::Validator;
@@ -53,10 +54,11 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
         let hint = "name the repositories that BitBake and OE-Core come from, such as [repos.poky]";
         check.value(&top, Diagnostic::new("names no repository").hint(hint));
     }
-    for name in names.clone() {
-        let Some(raw) = raw.get(&name) else { continue };
-        let path = top.key(&name);
-        if let Err(mistake) = values::name(&name) {
+    let files = RepoFiles { project_root: around.project_root, local: local(check, raw, around), names };
+    for name in &files.names {
+        let Some(raw) = raw.get(name) else { continue };
+        let path = top.key(name);
+        if let Err(mistake) = values::name(name) {
             check.key(&path, mistake);
         }
         if let Some(text) = &raw.url {
@@ -64,7 +66,7 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
         }
         let mut one = One { check, raw, path: &path, release: manifest.release.as_deref() };
         let mut source = one.source(around);
-        if let Some((id, directory)) = around.codebuild.and_then(|build| build.secondary_source(&name)) {
+        if let Some((id, directory)) = around.codebuild.and_then(|build| build.secondary_source(name)) {
             all.notices.push(format!(
                 "[repos.{name}] is the secondary source `{id}` of this CodeBuild build: {} is used as it is",
                 directory.display()
@@ -78,17 +80,39 @@ pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &
             Some(RepoSource::Path(directory)) => Some(directory),
             _ => None,
         });
-        let patches = one.patches(&names, around);
-        let signers = one.signers(&name, &names, around);
+        let patches = one.patches(&files);
+        let signers = one.signers(name, &files);
         let of_this = layers.iter().filter(|(_, priority)| *priority != 0);
         all.priorities.extend(of_this.map(|(layer, priority)| ((name.clone(), layer.clone()), *priority)));
         let layers = layers.into_iter().map(|(layer, _)| layer).collect();
         if let Some(source) = source {
             let (submodules, lfs) = (raw.submodules.unwrap_or(true), raw.lfs.unwrap_or(true));
-            all.repos.push(Repo { name, source, layers, patches, signers, submodules, lfs });
+            all.repos.push(Repo { name: name.clone(), source, layers, patches, signers, submodules, lfs });
         }
     }
     all
+}
+
+/// The repositories that are local directories, with their paths. Mistakes are reported elsewhere.
+fn local(
+    check: &Validator,
+    raw: &BTreeMap<String, UnvalidatedRepo>,
+    around: &Surroundings,
+) -> BTreeMap<String, PathBuf> {
+    let directory = |(name, raw): (&String, &UnvalidatedRepo)| {
+        if let Some((_, directory)) = around.codebuild.and_then(|build| build.secondary_source(name)) {
+            return Some((name.clone(), directory.clone()));
+        }
+        let path = KeyPath::root().key("repos").key(name).key("path");
+        let directory = address::local(raw.path.as_ref()?, base_of(check, &path, around)).ok()?;
+        Some((name.clone(), directory))
+    };
+    raw.iter().filter_map(directory).collect()
+}
+
+/// Where a relative path starts.
+fn base_of<'a>(check: &Validator, path: &KeyPath, around: &Surroundings<'a>) -> &'a Path {
+    if check.place(path).is_flag() { around.cwd } else { &around.project_root.base }
 }
 
 struct One<'a, 'c> {
@@ -118,17 +142,16 @@ impl One<'_, '_> {
     }
 
     /// The patches; those beside the manifest are read now, where the rules come from.
-    fn patches(&mut self, names: &[String], around: &Surroundings) -> Vec<Patch> {
+    fn patches(&mut self, files: &RepoFiles) -> Vec<Patch> {
         let path = self.path.key("patches");
-        self.check
-            .list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, names, around.project_root))
+        self.check.list(&path, self.raw.patches.as_ref(), |text| patches::patch(text, files))
     }
 
-    fn signers(&mut self, own: &str, names: &[String], around: &Surroundings) -> Vec<Signer> {
+    fn signers(&mut self, own: &str, files: &RepoFiles) -> Vec<Signer> {
         let path = self.path.key("signers");
         let raw = self.raw.signers.as_ref();
         self.check.not_empty(&path, raw, "omit `signers` if the repository need not be signed");
-        signers::signers(self.check, &path, raw, own, names, around.project_root)
+        signers::signers(self.check, &path, raw, own, files)
     }
 
     fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {
@@ -156,8 +179,7 @@ impl One<'_, '_> {
                         );
                     }
                 }
-                let base =
-                    if self.check.place(&path).is_flag() { around.cwd } else { &around.project_root.base };
+                let base = base_of(self.check, &path, around);
                 self.check
                     .one(&path, self.raw.path.as_ref(), |text| local_directory(text, base))
                     .map(RepoSource::Path)

@@ -5,24 +5,21 @@ use agent_fs::untrusted;
 use agent_git::PublicKey;
 
 use super::manifest::UnvalidatedSigner;
-use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
+use super::repo_files::{RepoFile, RepoFiles};
 use super::settings::{KeySource, Signer};
-use super::validate::below_checkout;
 use super::validator::Validator;
-use super::values;
 
 /// The largest file of keys, in bytes.
 pub const LARGEST: u64 = 1 << 20;
 
-/// The signers of the repository `own`. `names` are those of all repositories.
+/// The signers of the repository `own`.
 pub fn signers(
     check: &mut Validator,
     path: &KeyPath,
     raw: Option<&Vec<UnvalidatedSigner>>,
     own: &str,
-    names: &[String],
-    project_root: &ProjectRoot,
+    files: &RepoFiles,
 ) -> Vec<Signer> {
     let mut signers = Vec::new();
     for (place, raw) in check.elements(path).into_iter().zip(raw.into_iter().flatten()) {
@@ -33,7 +30,7 @@ pub fn signers(
             }
         };
         let Some(text) = text else { continue };
-        match source(text, names, project_root) {
+        match source(text, files) {
             Ok(KeySource::Repo { repo, .. }) if repo == own && fingerprint.is_none() => {
                 let mistake = Diagnostic::new(format!("`{text}` is a key of the repository that it signs"));
                 let hint =
@@ -47,22 +44,16 @@ pub fn signers(
     signers
 }
 
-fn source(text: &str, names: &[String], project_root: &ProjectRoot) -> Result<KeySource, Diagnostic> {
-    if let Some((repo, path)) = text.split_once(':') {
-        if !names.iter().any(|name| name == repo) {
-            let hint = format!("write REPO:PATH with one of {}", names.join(", "));
-            return Err(Diagnostic::new(format!("`{repo}` is not one of [repos]")).hint(hint));
-        }
-        return Ok(KeySource::Repo {
-            repo: repo.to_owned(),
-            path: values::inner_path(path, "the repository")?,
-        });
-    }
-    let path = project_root.rules_file(&below_checkout(text, project_root)?);
+fn source(text: &str, files: &RepoFiles) -> Result<KeySource, Diagnostic> {
+    let root = files.project_root;
+    let path = match files.find(text)? {
+        RepoFile::Repo { repo, path } => return Ok(KeySource::Repo { repo, path }),
+        RepoFile::Checkout(path) => root.rules_file(&path),
+    };
     let bytes = untrusted::read_named(&path, LARGEST)
         .map_err(|error| Diagnostic::new(format!("cannot read the key `{text}`: {error}")))?;
     match PublicKey::parse(text.to_owned(), &bytes, None) {
-        Ok(_) => Ok(KeySource::Checkout { path: project_root.in_checkout(&path), bytes }),
+        Ok(_) => Ok(KeySource::Checkout { path: root.in_checkout(&path), bytes }),
         Err(why) => Err(Diagnostic::new(format!("`{text}` {why}"))
             .hint("export it with `gpg --armor --export ID`, or name the .pub file of an ssh key")),
     }
