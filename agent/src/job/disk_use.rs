@@ -18,6 +18,7 @@ use crate::doctor::{PRUNE, SPACE_TO_CHECK};
 use crate::stages::configure::free_bytes;
 use agent_fs::read;
 use agent_fs::remove::remove_file;
+use agent_process::{Interrupt, blocking};
 use agent_types::error::Result;
 use agent_types::words::bytes;
 
@@ -99,7 +100,8 @@ impl DiskUse {
     /// The same for jobs that run one after another or in parallel on one disk, and that keep their build directories.
     pub fn warning_of_all(all: &[DiskUse]) -> Option<(String, String)> {
         let needs: Vec<u64> = all.iter().filter_map(|one| Some(one.needed()?.0)).collect();
-        let needed: u64 = needs.iter().sum();
+        // A file in the work directory may have any numbers.
+        let needed = needs.iter().copied().fold(0, u64::saturating_add);
         let first = all.first()?;
         let free = first.free.filter(|free| *free < needed && needs.len() > 1)?;
         let work = first.work.parent().unwrap_or(&first.work);
@@ -121,11 +123,19 @@ impl DiskUse {
         }
     }
 
+    /// The same as [`DiskUse::store`]. A stop of the job does not wait until all files are counted.
+    pub async fn store_unless_stopped(self, passed: bool, interrupt: &Interrupt) -> Result<()> {
+        let passed = passed && interrupt.state().is_none();
+        let store = blocking(move || self.store(passed));
+        // Only a job that passed counts files. Of any other, the next job must know that its size is unknown.
+        if passed { interrupt.or(store).await.unwrap_or(Ok(())) } else { store.await }
+    }
+
     /// Stores what the job took. `passed`: a job that stopped early took less than the next one.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn store(mut self, passed: bool) -> Result<()> {
+    fn store(mut self, passed: bool) -> Result<()> {
         let taken = self.taken(passed);
         let last = match self.start {
             Start::Missing => Some(&mut self.measured.fresh),
@@ -246,6 +256,8 @@ mod tests {
         ] {
             assert_eq!(DiskUse::warning_of_all(&all).map(|(message, _)| message).as_deref(), wanted);
         }
+        let huge = || disk_use(true, Start::Missing, [Some(u64::MAX / GB), None]);
+        assert!(DiskUse::warning_of_all(&[huge(), huge()]).is_some());
     }
 
     #[test]
@@ -283,6 +295,27 @@ mod tests {
         // A job alone measures by the free space.
         let (fresh, _) = store(Start::Missing, true, false);
         assert!(fresh > Some(1 << 20));
+    }
+
+    /// The size that an earlier job left is not that of the build directory any more.
+    #[tokio::test]
+    async fn a_stopped_job_leaves_no_size() {
+        for (passed, is_stopped, wanted) in
+            [(true, false, Some(0)), (true, true, None), (false, false, None), (false, true, None)]
+        {
+            let work = tempfile::tempdir().unwrap();
+            let mut one = disk_use(true, Start::Continued, [None, None]);
+            (one.work, one.build, one.is_shared) = (work.path().into(), work.path().join("build"), true);
+            one.measured.build_directory = Some(7 * GB);
+            let interrupt = Interrupt::new(None);
+            if is_stopped {
+                interrupt.signal();
+            }
+            one.store_unless_stopped(passed, &interrupt).await.unwrap();
+            let stored = read::whole(&work.path().join(NAME), SIZE_LIMIT).unwrap();
+            let stored: Measured = serde_json::from_slice(&stored).unwrap();
+            assert_eq!(stored.build_directory, wanted, "{passed} {is_stopped}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::stages::{
 use agent_cache::Usage;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
-use agent_process::{Interrupt, JobRules, Runner, blocking};
+use agent_process::{Interrupt, JobRules, Runner};
 use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
@@ -125,7 +125,7 @@ pub async fn run(
     if let Some(disk_use) = disk_use {
         // Without it the next job has no estimate.
         let passed = job.outcomes.values().all(Outcome::is_success);
-        let _ = runner.interrupt.or(blocking(move || disk_use.store(passed))).await;
+        let _ = disk_use.store_unless_stopped(passed, &runner.interrupt).await;
     }
     end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
