@@ -263,9 +263,11 @@ impl Summary {
         self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
     }
 
-    /// Whether its findings are those of a check. Without one, no findings do not mean that there are none.
+    /// Whether its findings are those of a check that ran to its end. Without one, no findings do not mean that there are none.
     pub fn has_checked(&self) -> bool {
-        self.complete && self.unchecked_jobs == 0 && self.stage_outcome(Stage::Check).is_some()
+        let checked = self.stage_outcome(Stage::Check);
+        let has_ended = matches!(checked, Some(Outcome::Passed | Outcome::Failed(_) | Outcome::Flaky(_)));
+        self.complete && self.unchecked_jobs == 0 && has_ended
     }
 
     /// The page with the stored report, if people can open it in a browser.

@@ -193,7 +193,7 @@ impl Poster {
         if !summary.has_checked() {
             // GitHub would take the findings of the earlier analysis for fixed.
             return Ok(match summary.unchecked_jobs {
-                0 => "the job has no findings to upload, because it checked nothing".to_owned(),
+                0 => "no findings are uploaded, because the check did not run to its end".to_owned(),
                 jobs => {
                     let jobs = agent_types::words::count(jobs, "job");
                     format!("no findings are uploaded, because those of {jobs} are missing")
