@@ -77,6 +77,7 @@ pub fn cell_words(
         ("--no-prefetch", job.no_prefetch),
         ("--write-signatures", job.write_signatures),
         ("--fresh", job.fresh),
+        ("--fetch-only", job.fetch_only),
     ] {
         words.extend(is_set.then(|| flag.to_owned()));
     }
@@ -141,8 +142,8 @@ pub async fn run(
     let _ = listener.await;
 
     let results = CellResults::of(&run.cells, &ends, &out, environment);
-    let all = results.combined();
-    let exit = results.write(&all);
+    let mut all = results.combined();
+    let exit = results.write(&mut all);
     let commands = stop_commands.as_ref().map(|stopped| &stopped.commands);
     results.give_to_services(&all, commands, run.output, environment).await;
     // Posts have what is left of the time that a stop of the cells may take, and as much again.
@@ -265,16 +266,17 @@ mod tests {
 
     #[test]
     fn cells_get_the_commit_of_the_base_branch() {
-        let parsed = Arguments::try_parse_from(["build-agent", "run", "--keep-going"]).unwrap();
+        let parsed =
+            Arguments::try_parse_from(["build-agent", "run", "--keep-going", "--fetch-only"]).unwrap();
         let Command::Run(run) = parsed.command else { panic!("another command") };
         let words = |rules: Rules| {
             let request = Request { base: Some("origin/main".into()), rules, ..Request::default() };
             cell_words("run", None, &request, &run.job, &Selection::default())
         };
-        assert_eq!(words(Rules::OfCheckout), ["run", "--base=origin/main", "--keep-going"]);
+        assert_eq!(words(Rules::OfCheckout), ["run", "--base=origin/main", "--keep-going", "--fetch-only"]);
         let tree = BaseTree { commit: "c0ffee".into(), root: "/base".into() };
         let files =
             BaseFiles { checkout: "/src".into(), name: "origin/main".into(), trees: vec![tree], began: None };
-        assert_eq!(words(Rules::OfBase(files)), ["run", "--base=c0ffee", "--keep-going"]);
+        assert_eq!(words(Rules::OfBase(files)), ["run", "--base=c0ffee", "--keep-going", "--fetch-only"]);
     }
 }

@@ -16,6 +16,10 @@ use agent_types::words::count;
 use super::arguments::Output;
 use super::job::metrics;
 use super::print;
+use super::report::read_summary;
+
+/// The events of a cell that passed for itself, although its process or the other cells contradict it.
+const UNCONFIRMED: &str = "events-unconfirmed.jsonl";
 
 /// The results of all cells.
 pub struct CellResults<'a> {
@@ -64,22 +68,27 @@ impl<'a> CellResults<'a> {
         report::combined(&self.jobs)
     }
 
-    /// Writes the reports of all cells as one, and returns the exit status. `all`: the results as one.
-    pub fn write(&self, all: &Summary) -> ExitStatus {
+    /// Writes the reports of all cells as one, and returns the exit status. `all`: the results as one; it gets the errors of
+    /// reports that could not be written.
+    pub fn write(&self, all: &mut Summary) -> ExitStatus {
         let (jobs, out) = (&self.jobs, self.out);
         let placed = self.placed();
         let pages: Vec<(&Summary, &Path)> =
             placed.iter().map(|(job, place)| (*job, place.as_path())).collect();
-        let mut written = vec![
+        // With results.json, the reports can be made again from the cells, so these come first.
+        let of_cells = placed.iter().map(|(job, place)| write_verdict(job, place));
+        let mut written: Vec<Result<()>> = of_cells.collect();
+        written.extend([
             merged::write(jobs, out),
-            report::write_result(all, out),
             report::write_merged_junit(jobs, out),
             report::write_pages(&pages, out),
             sarif::write(jobs, out),
-        ];
-        written.extend(placed.iter().map(|(job, place)| write_lost(job, place)));
+        ]);
+        let mut lost: Vec<Error> = written.into_iter().filter_map(Result::err).collect();
+        report::add_lost_reports(all, lost.clone());
+        lost.extend(report::write_result(all, out).err());
         let mut exit = merged::exit(jobs);
-        for error in written.into_iter().filter_map(Result::err) {
+        for error in lost {
             print::diagnostic(format_args!("error: a report is missing: {error}"));
             if exit == ExitStatus::Passed {
                 exit = error.class.exit_status();
@@ -139,13 +148,20 @@ impl<'a> CellResults<'a> {
     }
 }
 
-/// Writes the result of a cell that has no events, so that the reports can be written again with all cells.
-fn write_lost(job: &Summary, place: &Path) -> Result<()> {
-    if place.join(EventsFile::NAME).exists() {
+/// Writes the result of a cell that has no events, or that passed for itself only, so that reports that are written again
+/// have all cells and the same verdict.
+fn write_verdict(job: &Summary, place: &Path) -> Result<()> {
+    let events = place.join(EventsFile::NAME);
+    if !events.exists() {
+        fs_err::create_dir_all(place)?;
+        return report::write_result(job, place);
+    }
+    let passes = || read_summary(&events, None).is_ok_and(|(own, _)| own.exit == ExitStatus::Passed);
+    if job.exit == ExitStatus::Passed || !passes() {
         return Ok(());
     }
-    fs_err::create_dir_all(place)?;
-    report::write_result(job, place)
+    fs_err::rename(&events, place.join(UNCONFIRMED))?;
+    report::write_all(job, place)
 }
 
 /// Why the cells do not belong to one commit.
@@ -157,4 +173,46 @@ fn other_commit(jobs: &[Summary]) -> Option<String> {
         sanitize_line(&format!("the checkout is at {first} in one cell, and at {other} in another"))
             .into_owned(),
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::report::report;
+    use super::*;
+    use crate::report::Sink;
+    use crate::report::sample::{at, failing_job, passed, passing_job, reduce};
+    use agent_types::events::EventKind;
+    use agent_types::outcome::Outcome;
+
+    /// Reports that are made again from the files of a cell.
+    fn again(place: &Path) -> ExitStatus {
+        let files = [EventsFile::NAME, "result.json"].map(|name| place.join(name));
+        let source = files.into_iter().find(|file| file.exists()).unwrap();
+        let made = report(&[source], None, None, &[], &[], Some(place), Style::PLAIN).unwrap();
+        merged::exit(&made.jobs)
+    }
+
+    #[test]
+    fn the_files_of_a_cell_agree_with_its_verdict() {
+        let ended = EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        let passing = [passing_job(), vec![at(9000, ended)]].concat();
+        let lost = report::without_run(passed().job, Error::machine("its process ended with signal 9"));
+        for (events, job, wanted) in [
+            (Some(&passing), passed(), ExitStatus::Passed),
+            (Some(&passing), lost.clone(), ExitStatus::Machine),
+            (Some(&failing_job()), reduce(&failing_job()), reduce(&failing_job()).exit),
+            (None, lost, ExitStatus::Machine),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            let place = place.path().join("cell");
+            if let Some(events) = events {
+                fs_err::create_dir(&place).unwrap();
+                let mut file = EventsFile::create(&place).unwrap();
+                events.iter().for_each(|event| file.event(event).unwrap());
+            }
+            write_verdict(&job, &place).unwrap();
+            assert_eq!(again(&place), wanted, "{:?}", job.errors);
+        }
+    }
 }

@@ -46,6 +46,12 @@ pub fn combined(jobs: &[Summary]) -> Summary {
     all
 }
 
+/// Adds the errors of reports that could not be made. Jobs that passed end with the worst of them.
+pub fn add_lost_reports(all: &mut Summary, errors: impl IntoIterator<Item = Error>) {
+    all.errors.extend(errors.into_iter().map(|error| StageError { stage: Some(Stage::Report), error }));
+    (all.outcome, all.exit) = verdict::outcome(all);
+}
+
 /// The result of a job that could not begin, or that has no result: the error alone.
 pub fn without_run(job: JobIdentity, error: Error) -> Summary {
     let errors = vec![StageError { stage: None, error }];
@@ -155,6 +161,19 @@ mod tests {
         assert_ne!(combined(&[]).exit, ExitStatus::Passed);
     }
 
+    #[test]
+    fn a_lost_report_is_not_green() {
+        let passed = job("a", ExitStatus::Passed, Outcome::Passed);
+        let failed = job("b", ExitStatus::Failed, Outcome::Failed("x".into()));
+        for (jobs, wanted) in
+            [(vec![passed.clone()], ExitStatus::Machine), (vec![passed, failed], ExitStatus::Failed)]
+        {
+            let mut all = combined(&jobs);
+            add_lost_reports(&mut all, [Error::machine("the disk is full")]);
+            assert_eq!(recheck_result(all).unwrap().exit, wanted);
+        }
+    }
+
     /// A job that passes although it found errors is one whose findings are not new.
     #[test]
     fn findings_of_a_job_that_passed_do_not_contradict_it() {
@@ -164,7 +183,20 @@ mod tests {
         assert!(all.exit == ExitStatus::Passed && !all.findings.is_empty());
         assert_eq!(all.unchecked_jobs, 0);
         let lost = without_run(JobIdentity::default(), Error::machine("lost"));
-        assert_eq!(combined(&[passed, lost]).unchecked_jobs, 1);
+        assert_eq!(combined(&[passed.clone(), lost]).unchecked_jobs, 1);
+        // A check that was stopped has not found everything.
+        for (outcome, unchecked) in [
+            (Outcome::Passed, 0),
+            (Outcome::Failed("x".into()), 0),
+            (Outcome::Cancelled("SIGTERM".into()), 1),
+            (Outcome::NotRun("x".into()), 1),
+            (Outcome::Skipped("--only build".into()), 1),
+        ] {
+            let mut job = passed.clone();
+            let check = job.stages.iter_mut().find(|stage| stage.stage == Stage::Check).unwrap();
+            check.outcome = Some(outcome.clone());
+            assert_eq!(combined(&[job]).unchecked_jobs, unchecked, "{outcome:?}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
-pub use combined::{combined, without_run};
+pub use combined::{add_lost_reports, combined, without_run};
 pub use console::{
     Json, Plain, Style, Terminal, ThreadedSink, duration, final_summary, shell_word, with_output_timeout,
 };

@@ -50,15 +50,17 @@ pub const CELLS: &str = "cells";
 /// The commits of all cells of a matrix, in the output directory.
 pub const CELL_PINS: &str = "cells/build-agent.lock";
 
-/// Begins the reports of a matrix or of a batch: removes those of an earlier run.
+/// Begins the reports of a matrix or of a batch: removes those of an earlier run, and writes a result that has not ended.
+/// Should the agent be killed, nobody must take the cells that have a result for all of them.
 ///
 /// # Errors
-/// When something of the old verdict could not be deleted.
+/// When something of the old verdict could not be deleted, or the directory cannot be written.
 pub fn begin_merged(out: &Path) -> Result<()> {
     for name in REPORTS {
         remove_file(&out.join(name), out)?;
     }
-    remove_tree(&out.join(CELLS), out)
+    remove_tree(&out.join(CELLS), out)?;
+    result::write(&Summary::default(), out)
 }
 
 /// The files with a verdict.
@@ -129,6 +131,19 @@ mod tests {
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".new"));
         assert_eq!(leftovers.count(), 0);
+    }
+
+    #[test]
+    fn a_new_matrix_has_not_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path();
+        let cell = out.join(CELLS).join("a");
+        fs_err::create_dir_all(&cell).unwrap();
+        write_all(&reduce(&passing_job()), &cell).unwrap();
+        fs_err::write(out.join(merged::NAME), "the last one's").unwrap();
+        begin_merged(out).unwrap();
+        assert!(!out.join(merged::NAME).exists() && !cell.exists());
+        assert_eq!(result::read(&out.join("result.json")).unwrap(), Summary::default());
     }
 
     #[test]
