@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::{Flock, FlockArg};
 
 use agent_fs::read::NO_FOLLOW;
 use agent_fs::remove::{remove_file, remove_tree};
@@ -50,9 +51,10 @@ pub fn prune(store: &Path, max_age: Duration, now: SystemTime, dry_run: bool) ->
         let (lock, _): (File, _) = lock.into_parts();
         let files = [COMPLETE, INSTALLER, PART].map(beside);
         let is_there = files.iter().chain([&store.join(&name)]).any(|path| path.exists());
-        if !is_there || lock.try_lock().is_err() {
+        if !is_there {
             continue;
         }
+        let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { continue };
         // The lock file stays: a job that waits for it would hold a deleted one.
         let delete = || -> Result<()> {
             for file in &files {
@@ -98,7 +100,8 @@ mod tests {
         assert!(!at("e.part").exists());
         assert_eq!(["a", "b", "c", "d"].map(|name| at(name).exists()), [false, true, true, false]);
         assert_eq!(prune(false), PrunedBuildtools::default());
-        drop(lock);
+        // Also releases the copy that a child has which another test starts now.
+        lock.unlock().unwrap();
         assert_eq!(prune(false).deleted, ["b"]);
         assert_eq!(super::prune(&at("none"), day, now, false).unwrap(), PrunedBuildtools::default());
     }
