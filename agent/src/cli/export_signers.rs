@@ -22,7 +22,7 @@ struct Key<'a> {
     kind: Kind,
 }
 
-/// kas wants to know the kind before it reads the key.
+/// kas needs the kind of each key in the definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     OpenPgp,

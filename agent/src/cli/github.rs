@@ -40,7 +40,7 @@ pub fn github_posts(
     Ok(GitHubPosts { reports, sink, notice: None })
 }
 
-/// The section of a manifest that asks for posts.
+/// The section of a manifest that configures posts.
 pub fn posting(settings: &Settings) -> Option<&GitHub> {
     settings.github.as_ref().filter(|github| !github.report.is_empty())
 }

@@ -9,7 +9,7 @@ use agent_types::error::Result;
 
 use super::current_dir::current_dir;
 
-/// The store in which the job finds them: that of the shared caches or, if it cannot be written, the one beside the work
+/// The store that the job uses: that of the shared caches or, if it cannot be written, the one next to the work
 /// directories.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ pub struct MatrixPosts(Option<Posts>);
 
 struct Posts {
     github: GitHub,
-    /// To the place of the first cell that asks for posts.
+    /// To the place of the first cell that configures posts.
     poster: Poster,
     token: Option<Secret>,
     /// Posts that the cells run.

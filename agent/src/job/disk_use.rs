@@ -140,7 +140,7 @@ impl DiskUse {
         let last = match self.start {
             Start::Missing => Some(&mut self.measured.fresh),
             Start::Continued => Some(&mut self.measured.continued),
-            // The free space does not tell it.
+            // The free space does not show it.
             Start::Emptied => Some(&mut self.measured.fresh).filter(|_| self.is_shared),
         };
         if let Some((taken, last)) = taken.zip(last)

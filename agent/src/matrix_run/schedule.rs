@@ -72,6 +72,6 @@ pub async fn run_all(
             _ = tick.tick() => console.tick(),
         }
     }
-    // Each cell has told its end.
+    // Each cell has sent its end.
     ends.into_iter().map(|end| end.unwrap_or(CellEnd::NotStarted(Interrupted::Cancelled))).collect()
 }

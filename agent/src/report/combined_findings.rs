@@ -139,12 +139,12 @@ mod tests {
     #[test]
     fn jobs_are_named_up_to_a_limit_and_hints_stay() {
         let mut hinted = finding(Level::Error, 1, "m");
-        hinted.hint = Some("mend it".into());
+        hinted.hint = Some("fix it".into());
         let mut jobs: Vec<Summary> =
             (0..8).map(|number| job(&format!("c{number}"), vec![hinted.clone()])).collect();
         jobs.push(job("other", Vec::new()));
         let hint = combined_findings(&jobs).list[0].hint.clone().unwrap_or_default();
-        assert_eq!(hint, "mend it\nonly in x c0, x c1, x c2, x c3, x c4, 3 other jobs");
+        assert_eq!(hint, "fix it\nonly in x c0, x c1, x c2, x c3, x c4, 3 other jobs");
     }
 
     #[test]

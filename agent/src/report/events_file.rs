@@ -129,7 +129,7 @@ pub fn read_job(path: &Path, job: &JobId, mut each: impl FnMut(&Event)) -> Resul
                 found.push(Place { seq, offset, line: number });
             }
             Ok(value) => {
-                let other = id_of(&value).filter(|_| others.len() < IDS_TOLD);
+                let other = id_of(&value).filter(|_| others.len() < IDS_SHOWN);
                 others.extend(other.map(str::to_owned));
             }
             Err(_) if !line.ends_with(b"\n") && number > 1 => {
@@ -176,7 +176,7 @@ fn empty(path: &Path) -> Error {
 }
 
 /// Ids of other jobs that a message lists.
-const IDS_TOLD: usize = 20;
+const IDS_SHOWN: usize = 20;
 
 fn no_such_job(path: &Path, job: &JobId, others: &BTreeSet<String>) -> Error {
     let error = Error::usage(format!("{}: no event of the job `{job}`", path.display()));
@@ -375,7 +375,7 @@ mod tests {
         // Nor does a pipe make it wait.
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(read(&pipe, |_| {}).unwrap_err().message.contains("no regular file"));
+        assert!(read(&pipe, |_| {}).unwrap_err().message.contains("not a regular file"));
     }
 
     #[test]

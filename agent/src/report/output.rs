@@ -29,7 +29,7 @@ pub fn prepare_out(out: &Path) -> Result<()> {
 }
 
 /// Begins a new job's reports: they say that it has not ended, and what an earlier job left is gone.
-/// Should the agent be killed, nobody must take an old verdict for the one on this job.
+/// So a job that is killed leaves no verdict of an earlier job.
 ///
 /// # Errors
 /// When the directory cannot be written, with nothing of the old verdict left where it could be
@@ -51,7 +51,7 @@ pub const CELLS: &str = "cells";
 pub const CELL_PINS: &str = "cells/build-agent.lock";
 
 /// Begins the reports of a matrix or of a batch: removes those of an earlier run, and writes a result that has not ended.
-/// Should the agent be killed, nobody must take the cells that have a result for all of them.
+/// So a matrix that is killed leaves no verdict of the cells that have ended.
 ///
 /// # Errors
 /// When something of the old verdict could not be deleted, or the directory cannot be written.
@@ -169,7 +169,7 @@ mod tests {
         assert!(out.join("events.jsonl").is_file() && out.join("result.json").is_file());
         pipe("result.json.new");
         let error = begin(&out).unwrap_err();
-        assert!(error.message.ends_with("result.json.new` is no regular file"), "{error}");
+        assert!(error.message.ends_with("result.json.new` is not a regular file"), "{error}");
 
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");

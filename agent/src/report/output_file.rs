@@ -41,8 +41,8 @@ pub(super) fn create(path: &Path) -> Result<fs_err::File> {
     options.write(true).create(true).truncate(true).custom_flags(NO_FOLLOW);
     let file = options.open(path).map_err(|error| match fs_err::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => refused("a symbolic link"),
-        Ok(found) if !found.is_file() => refused("no regular file"),
+        Ok(found) if !found.is_file() => refused("not a regular file"),
         _ => Error::from(error),
     })?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(refused("no regular file")) }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused("not a regular file")) }
 }

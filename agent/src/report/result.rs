@@ -141,7 +141,7 @@ mod tests {
         assert!(error.message.contains("is larger than"), "{error}");
         fs_err::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(read(&path).unwrap_err().message.contains("no regular file"));
+        assert!(read(&path).unwrap_err().message.contains("not a regular file"));
     }
 
     #[test]

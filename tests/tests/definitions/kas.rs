@@ -1,9 +1,10 @@
 //! kas itself, and the comparison of its view of a definition with the agent's plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -78,6 +79,11 @@ pub fn plan(case: &Case) -> Result<Value, String> {
         .current_dir(&case.dir)
         .output()
         .unwrap();
+    settings(&output, case)
+}
+
+/// The settings that `build-agent plan --json` printed, or its error.
+pub fn settings(output: &Output, case: &dyn Debug) -> Result<Value, String> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     match output.status.code() {
         Some(0) => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()["settings"].clone()),

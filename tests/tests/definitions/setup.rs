@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::kas::settings;
 use build_agent_tests::{agent, git, skip};
 
 use super::agreement::{definitions, export, newest};
@@ -57,13 +58,7 @@ pub fn plan(top: &Path, file: &Path, more: &[&str]) -> Result<Value, String> {
         .current_dir(top)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    match output.status.code() {
-        Some(0) => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()["settings"].clone()),
-        Some(2) => Err(said),
-        Some(4) => Err(format!("server: {said}")),
-        code => panic!("{file:?} {more:?}: exit status {code:?}: {said}"),
-    }
+    settings(&output, &(file, more))
 }
 
 fn texts(list: &Value) -> Vec<String> {

@@ -23,7 +23,7 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path).map_err(with_path)?;
     let metadata = file.metadata().map_err(with_path)?;
     if !metadata.is_file() {
-        return Err(with_path(Error::new(ErrorKind::InvalidInput, "this is no regular file")));
+        return Err(with_path(Error::new(ErrorKind::InvalidInput, "this is not a regular file")));
     }
     Ok((file, metadata))
 }

@@ -28,13 +28,16 @@ pub const SOURCE: u64 = 8 * 1024 * 1024;
 /// Opens a regular file.
 ///
 /// # Errors
-/// Besides those of opening: [`ErrorKind::InvalidInput`] for what is no regular file.
+/// Those of opening, and [`ErrorKind::InvalidInput`] if it is not a regular file.
 pub fn open(path: &Path) -> std::io::Result<fs_err::File> {
     let mut options = OpenOptions::new();
     // Without it, opening a pipe waits for somebody who writes into it.
     let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is no regular file", path.display())));
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("`{}` is not a regular file", path.display()),
+        ));
     }
     Ok(file)
 }

@@ -13,7 +13,7 @@ pub struct Patch {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatchSource {
-    /// It lies beside the manifest, at `path` in the checkout.
+    /// It is at `path` in the checkout under test.
     Checkout { path: PathBuf, texts: Vec<Vec<u8>> },
     /// A file or directory of another repository.
     Repo { repo: String, path: PathBuf },
@@ -30,7 +30,7 @@ pub struct Signer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// It lies beside the manifest, at `path` in the checkout.
+    /// It is at `path` in the checkout under test.
     Checkout { path: PathBuf, bytes: Vec<u8> },
     /// A file of another repository.
     Repo { repo: String, path: PathBuf },

@@ -357,7 +357,7 @@ fn cves(compared: &Comparison) -> Option<String> {
 fn sizes(sizes: &[SizeChange]) -> Option<String> {
     let before = |change: &SizeChange| change.before.as_ref().map_or(0, |old| old.bytes);
     let after = |change: &SizeChange| change.after.unwrap_or(0);
-    // The sizes are those that a file tells.
+    // The sizes come from a file, so their sum may overflow.
     let sum = |of: &dyn Fn(&SizeChange) -> u64| sizes.iter().map(of).fold(0, u64::saturating_add);
     let (old, new) = (sum(&before), sum(&after));
     if sizes.is_empty() {

@@ -13,7 +13,7 @@ use agent_fs::dir::{DirHandle, Kind, is_gone};
 use agent_fs::pool::{self, Ended, Output};
 
 /// Maximum number of failures that are reported by name.
-const TOLD: usize = 20;
+const SHOWN: usize = 20;
 
 /// The results for the units of a plan.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Apply<'_> {
                 Fate::Gone => applied.gone += 1,
                 Fate::Failed(why) => {
                     applied.failed += 1;
-                    if applied.failures.len() < TOLD {
+                    if applied.failures.len() < SHOWN {
                         applied.failures.push(why);
                     }
                 }

@@ -146,11 +146,11 @@ pub struct Names {
 
 impl Names {
     /// Maximum number of stored names; there may be a million.
-    const TOLD: usize = 100;
+    const SHOWN: usize = 100;
 
     pub fn add(&mut self, name: impl FnOnce() -> String) {
         self.count += 1;
-        first_names::insert(&mut self.first, name(), Names::TOLD);
+        first_names::insert(&mut self.first, name(), Names::SHOWN);
     }
 }
 

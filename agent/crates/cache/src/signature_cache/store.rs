@@ -108,7 +108,7 @@ impl Store {
         Store { root: root.into(), most: MOST_SHARED_ANSWERS, writable }
     }
 
-    /// The parse caches beside the answers.
+    /// The parse caches in the same store as the answers.
     pub(super) fn parse_caches(&self) -> ParseCacheStore {
         ParseCacheStore {
             store: self.root.clone(),

@@ -16,7 +16,7 @@ use super::store::{Found, Store, difference_from_packed, name_of_inputs};
 #[derive(Clone, Debug)]
 pub struct Stores {
     local: Store,
-    /// Those of a share in a directory, in the order in which they are asked.
+    /// Those of a share in a directory, in the order in which they are read.
     shared: Vec<Store>,
     /// A share in a bucket. What comes from there goes into the local store first.
     bucket: Option<Arc<BucketStore>>,
@@ -123,7 +123,7 @@ impl Stores {
         }
     }
 
-    /// The parse caches beside the answers. `own` is a directory for the parse caches of this check alone.
+    /// The parse caches in the same stores as the answers. `own` is a directory for the parse caches of this check alone.
     pub(super) fn parse_caches(&self, own: PathBuf, user: &User) -> ParseCaches {
         let stores = self.all().map(Store::parse_caches).collect();
         ParseCaches::new(stores, self.bucket.clone(), own, user)

@@ -123,7 +123,7 @@ fn fragment(node: &Node) -> Option<Node> {
     }
 }
 
-/// Configurations in configurations: each innermost one with what it lies in. Lists and strings are joined.
+/// Configurations in configurations: each innermost one with all that contain it. Lists and strings are joined.
 fn flatten(configurations: &[Node]) -> Vec<(String, Vec<Entry>)> {
     let mut all = Vec::new();
     for outer in configurations {

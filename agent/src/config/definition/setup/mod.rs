@@ -84,7 +84,7 @@ pub fn translate(
     if let Some(buildtools) = choice.get("install-buildtools") {
         manifest.add("buildtools", buildtools_table(buildtools, problems));
         parts.notices.push(
-            "bitbake-setup installs buildtools only when it is asked to, and this job uses them; \
+            "bitbake-setup installs buildtools only on request, and this job uses them; \
              --set buildtools.enabled=false uses the tools of this machine or image"
                 .into(),
         );

@@ -1,7 +1,7 @@
 //! The directory of one installer: made once, and used by several jobs at the same time.
 //!
 //! Jobs that use it hold a shared lock, and the job that installs an exclusive one. The installer holds that one, too:
-//! if the agent is killed, the next job waits for the end of the installer, and starts anew.
+//! if the agent is killed, the next job waits for the end of the installer, and starts again.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +26,7 @@ use super::{download, seal};
 use crate::stages::blocking;
 use crate::stages::configure::build_dir::hand_over;
 
-/// The ends of the names of the files beside the directory.
+/// The extensions of the files next to the directory; their names start with the checksum.
 pub const COMPLETE: &str = "complete";
 pub const LOCK: &str = "lock";
 pub const INSTALLER: &str = "sh";
@@ -64,9 +64,9 @@ impl<'a> Installation<'a> {
         Installation { buildtools, directory: store.join(&buildtools.sha256), store }
     }
 
-    /// A file beside the directory.
-    fn beside(&self, end: &str) -> PathBuf {
-        self.store.join(format!("{}.{end}", self.buildtools.sha256))
+    /// The file next to the directory with this extension.
+    fn file(&self, extension: &str) -> PathBuf {
+        self.store.join(format!("{}.{extension}", self.buildtools.sha256))
     }
 
     /// A lease, if everything is installed.
@@ -80,7 +80,7 @@ impl<'a> Installation<'a> {
             return Ok(None);
         }
         // Its time is that of the last use.
-        File::options().write(true).open(self.beside(COMPLETE))?.set_modified(SystemTime::now())?;
+        File::options().write(true).open(self.file(COMPLETE))?.set_modified(SystemTime::now())?;
         Ok(Some(Lease { _lock: Arc::new(lock) }))
     }
 
@@ -106,19 +106,19 @@ impl<'a> Installation<'a> {
         let (directory, uid) = (self.directory.clone(), users.whoami.uid);
         blocking(&runner.interrupt, "the buildtools were installed", move || seal::seal(&directory, uid))
             .await?;
-        fs::write(self.beside(COMPLETE), format!("{}\n", self.buildtools.url))?;
-        remove_file(&self.beside(INSTALLER), &self.store)
+        fs::write(self.file(COMPLETE), format!("{}\n", self.buildtools.url))?;
+        remove_file(&self.file(INSTALLER), &self.store)
     }
 
     /// Downloads the installer, unless an earlier job did.
     async fn obtain(&self, runner: &Runner) -> Result<()> {
-        let installer = self.beside(INSTALLER);
+        let installer = self.file(INSTALLER);
         let (file, sha256) = (installer.clone(), self.buildtools.sha256.clone());
         let verify = move || Ok(download::is_installer(&file, &sha256));
         if blocking(&runner.interrupt, "the installer was verified", verify).await? {
             return Ok(());
         }
-        let part = self.beside(PART);
+        let part = self.file(PART);
         remove_file(&part, &self.store)?;
         let url = &self.buildtools.url;
         runner.events.info(format!("the buildtools are downloaded from {url}")).await;
@@ -143,7 +143,7 @@ impl<'a> Installation<'a> {
 
     /// Runs the installer.
     async fn run(&self, lock: &Arc<File>, users: Users<'_>, scratch: &Path, runner: &Runner) -> Result<()> {
-        let installer = self.beside(INSTALLER);
+        let installer = self.file(INSTALLER);
         let size = fs::metadata(&installer)?.len();
         runner.events.info(format!("the buildtools are installed: {}", bytes(size))).await;
         let mut command = Command::new("/bin/sh", scratch, "buildtools").arg(&installer);
@@ -204,7 +204,7 @@ impl<'a> Installation<'a> {
     fn is_complete(&self) -> bool {
         let is_safe = |found: &std::fs::Metadata| !geteuid().is_root() || found.uid() == 0;
         let directory = fs::symlink_metadata(&self.directory);
-        self.beside(COMPLETE).is_file() && directory.is_ok_and(|found| found.is_dir() && is_safe(&found))
+        self.file(COMPLETE).is_file() && directory.is_ok_and(|found| found.is_dir() && is_safe(&found))
     }
 
     /// Waits for the lock.
@@ -213,7 +213,7 @@ impl<'a> Installation<'a> {
         lock: impl Fn(&File) -> std::result::Result<(), TryLockError>,
         runner: &Runner,
     ) -> Result<File> {
-        let path = self.beside(LOCK);
+        let path = self.file(LOCK);
         // Layer code must not lock it.
         let mut options = fs::OpenOptions::new();
         options.append(true).create(true).mode(0o600).custom_flags(NO_FOLLOW).open(&path)?;
@@ -278,7 +278,7 @@ mod tests {
         assert!(!installation.is_complete());
         fs::create_dir(&installation.directory).unwrap();
         assert!(!installation.is_complete());
-        fs::write(installation.beside(COMPLETE), "").unwrap();
+        fs::write(installation.file(COMPLETE), "").unwrap();
         assert!(installation.is_complete());
         if geteuid().is_root() {
             std::os::unix::fs::chown(&installation.directory, Some(65_432), None).unwrap();

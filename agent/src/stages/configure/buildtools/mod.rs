@@ -2,7 +2,7 @@
 //!
 //! The installer is code of the manifest, like the code of a layer: it runs as the build user, with the environment of
 //! layer code. It is downloaded and installed once for each checksum. Its tools know their directory, so they cannot be
-//! moved: a file beside the directory says that it is complete.
+//! moved: a file next to the directory says that it is complete.
 
 mod download;
 mod environment;

@@ -40,16 +40,16 @@ pub fn prune(store: &Path, max_age: Duration, now: SystemTime, dry_run: bool) ->
         names.filter_map(|name| Some(name.strip_suffix(&format!(".{LOCK}"))?.to_owned())).collect();
     names.sort();
     for name in names {
-        let beside = |end: &str| store.join(format!("{name}.{end}"));
-        let used = fs::symlink_metadata(beside(COMPLETE)).and_then(|complete| complete.modified());
+        let file = |extension: &str| store.join(format!("{name}.{extension}"));
+        let used = fs::symlink_metadata(file(COMPLETE)).and_then(|complete| complete.modified());
         if used.is_ok_and(|used| now.duration_since(used).unwrap_or_default() < max_age) {
             continue;
         }
-        let Ok(lock) = fs::OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(beside(LOCK)) else {
+        let Ok(lock) = fs::OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(file(LOCK)) else {
             continue;
         };
         let (lock, _): (File, _) = lock.into_parts();
-        let files = [COMPLETE, INSTALLER, PART].map(beside);
+        let files = [COMPLETE, INSTALLER, PART].map(file);
         let is_there = files.iter().chain([&store.join(&name)]).any(|path| path.exists());
         if !is_there {
             continue;

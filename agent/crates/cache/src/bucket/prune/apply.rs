@@ -22,7 +22,7 @@ use agent_types::error::Result;
 pub const BATCH: usize = 1000;
 
 /// Maximum number of failures that are reported by name.
-const TOLD: usize = 20;
+const SHOWN: usize = 20;
 
 /// The results for the units of a plan.
 #[derive(Debug, Default)]
@@ -216,7 +216,7 @@ impl Apply<'_> {
                     .into(),
                 false => shown(&error.to_string()).chars().take(300).collect::<String>(),
             };
-            if applied.failures.len() < TOLD {
+            if applied.failures.len() < SHOWN {
                 let below = key
                     .as_ref()
                     .strip_prefix(&directory(self.share.root()))
@@ -248,7 +248,7 @@ impl Whose {
 impl Applied {
     fn fail(&mut self, why: String) {
         self.failed += 1;
-        if self.failures.len() < TOLD {
+        if self.failures.len() < SHOWN {
             self.failures.push(why);
         }
     }
